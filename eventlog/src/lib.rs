@@ -1,0 +1,115 @@
+//! The log between the gateway and the processor.
+//!
+//! Two backends keep one contract: [`kafka`] (Apache Kafka through librdkafka) and [`local`] (a durable log on this
+//! machine). `tests/conformance.rs` runs the same suite over both. What every backend promises:
+//!
+//! - [`Log::append`] answers a record with its position only when it is durable (invariant I1), and never before.
+//! - Records of one key go to one partition, in the order in which they were appended.
+//! - Offsets of a partition grow; a record never changes its offset nor its bytes.
+//! - A rebalance is data: [`Consumer::poll`] returns [`Input::Assigned`] and [`Input::Revoked`], and neither takes
+//!   effect until the caller answers with [`Consumer::assign`] or [`Consumer::release`]. So the caller decides where to
+//!   read from (the table says, not the group) and may write out what it holds before another member reads on.
+//! - Group offsets are hints for lag tools. Nothing in this crate reads them to decide where to resume (invariant I2).
+
+pub mod record;
+pub mod error;
+pub mod kafka;
+pub mod local;
+
+pub use error::{AppendError, LogError};
+pub use record::{Headers, NewRecord, Position, Record, partition_for};
+
+use futures::future::BoxFuture;
+use std::time::Duration;
+
+/// A log that producers append to and consumers read from. Cheap to share behind an `Arc`.
+pub trait Log: Send + Sync + 'static {
+    /// Creates `topic` with `partitions` partitions if it does not exist. Returns the number of partitions it has,
+    /// which may differ when somebody else created it.
+    fn ensure_topic<'a>(&'a self, topic: &'a str, partitions: u32) -> BoxFuture<'a, Result<u32, LogError>>;
+
+    /// Appends records in order and resolves when the fate of every one is known; the answer has one entry per
+    /// record, in the same order. `Ok` means durable.
+    fn append<'a>(
+        &'a self,
+        topic: &'a str,
+        records: Vec<NewRecord>,
+    ) -> BoxFuture<'a, Vec<Result<Position, AppendError>>>;
+
+    /// Joins `group` as a reader of `topic`. Blocking calls on the consumer belong on a thread of their own.
+    fn consumer(&self, topic: &str, group: &str) -> Result<Box<dyn Consumer>, LogError>;
+
+    /// Whether the log can take records now; the reason if not. Cheap: asked by readiness probes and by the gateway.
+    fn health(&self) -> Result<(), LogError>;
+
+    /// Flushes what is under way and stops background work. Appends after this are refused.
+    fn close<'a>(&'a self) -> BoxFuture<'a, Result<(), LogError>>;
+}
+
+/// A member of a consumer group. Lives on one thread; `poll` must be called often (Kafka: at least every
+/// `max.poll.interval.ms`), also while every partition is paused.
+pub trait Consumer: Send {
+    /// Waits up to `max_wait` for input and hands records, if that is what came, to `sink`, borrowed from the log's
+    /// own buffers. Hands over at most [`MAX_RECORDS_PER_POLL`] records or [`MAX_BYTES_PER_POLL`] bytes (and at least
+    /// one record), so a caller can look after its memory between calls.
+    fn poll(&mut self, max_wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Input, LogError>;
+
+    /// Answers [`Input::Assigned`]: read each partition from the given offset on.
+    fn assign(&mut self, from: &[Position]) -> Result<(), LogError>;
+
+    /// Answers [`Input::Revoked`]: the caller is done with these partitions and another member may read them.
+    fn release(&mut self, partitions: &[i32]) -> Result<(), LogError>;
+
+    /// Moves the position of an assigned partition. Records fetched before are not handed out any more.
+    fn seek(&mut self, to: Position) -> Result<(), LogError>;
+
+    /// Stops handing out records of these partitions; membership and heartbeats go on.
+    fn pause(&mut self, partitions: &[i32]) -> Result<(), LogError>;
+
+    /// Undoes [`Consumer::pause`]; nothing is lost or skipped in between.
+    fn resume(&mut self, partitions: &[i32]) -> Result<(), LogError>;
+
+    /// First offset still in the log and the next one to be written. Asks the broker; blocks up to `timeout`.
+    fn bounds(&mut self, partition: i32, timeout: Duration) -> Result<Bounds, LogError>;
+
+    /// The next offset to be written, as last seen while reading; `None` when not known yet. Never blocks.
+    fn end_offset(&self, partition: i32) -> Option<i64>;
+
+    /// Publishes how far the table is, for lag tools and retention. Never blocks; a lost hint is repaired by the next.
+    fn commit_hint(&mut self, next: &[Position]) -> Result<(), LogError>;
+
+    /// Leaves the group, giving up all partitions.
+    fn close(self: Box<Self>) -> Result<(), LogError>;
+}
+
+/// Upper bound of records that one [`Consumer::poll`] hands out.
+pub const MAX_RECORDS_PER_POLL: usize = 4_096;
+
+/// Upper bound of key and value bytes that one [`Consumer::poll`] hands out, unless its first record alone is larger.
+pub const MAX_BYTES_PER_POLL: usize = 4 * 1024 * 1024;
+
+/// What a poll brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing within the wait.
+    Idle,
+    /// So many records went to the sink.
+    Records(usize),
+    /// These partitions are ours once [`Consumer::assign`] is called.
+    Assigned(Vec<i32>),
+    /// These partitions go to another member once [`Consumer::release`] is called.
+    Revoked(Vec<i32>),
+    /// These partitions were taken away without asking (session lost, partition deleted); do not answer.
+    Lost(Vec<i32>),
+    /// The log no longer holds the position of this partition (retention, or a topic made anew).
+    OutOfRange(i32),
+}
+
+/// Offsets that a partition holds: `[first, next)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// First offset still readable.
+    pub first: i64,
+    /// Offset that the next record will get.
+    pub next: i64,
+}

@@ -1,0 +1,1 @@
+//! A durable log on this machine, over fjall.
