@@ -1,1 +1,4 @@
-//! Placeholder.
+//! What lies in the bucket and how it changes.
+
+pub mod event;
+pub mod dataset;
