@@ -67,7 +67,9 @@ impl LocalConsumer {
 
     fn cursor(&mut self, partition: i32) -> Result<&mut Cursor, LogError> {
         let name = &self.topic.name;
-        self.cursors.get_mut(&partition).ok_or_else(|| fatal(format!("partition {partition} of {name} is not assigned")))
+        self.cursors
+            .get_mut(&partition)
+            .ok_or_else(|| fatal(format!("partition {partition} of {name} is not assigned")))
     }
 
     /// A partition whose position is not in the log; said once, then it waits for a seek.
@@ -104,7 +106,9 @@ impl LocalConsumer {
                     _ => continue,
                 };
                 let quota = match &pass {
-                    Some(share) => Quota { records: share.records.min(left.records), bytes: share.bytes.min(left.bytes) },
+                    Some(share) => {
+                        Quota { records: share.records.min(left.records), bytes: share.bytes.min(left.bytes) }
+                    }
                     None => Quota { ..left },
                 };
                 let (records, bytes) = cursor.read(&self.topic, *partition, quota, sink)?;

@@ -173,15 +173,13 @@ impl LocalLog {
         places.into_iter().map(|place| place.map(position)).collect()
     }
 
-    fn stop(&self) {
+    /// Tells the threads to finish, and refuses appends from now on.
+    fn stop(&self) -> Vec<JoinHandle<()>> {
         self.shared.closed.store(true, Ordering::Release);
+        self.shared.queue.close();
         let _ = self.commands.send(Command::Stop);
         self.shared.wake_retention();
-        for thread in lock(&self.threads).drain(..) {
-            let _ = thread.join();
-        }
-        // Those who wait for room would wait for ever.
-        self.shared.queue.close();
+        std::mem::take(&mut *lock(&self.threads))
     }
 }
 
@@ -252,12 +250,16 @@ impl Log for LocalLog {
 
     fn close<'a>(&'a self) -> BoxFuture<'a, Result<(), LogError>> {
         async move {
-            tokio::task::block_in_place(|| self.stop());
-            let failed = |err: fjall::Error| LogError::Fatal { what: "close the local log", reason: format!("{err:?}") };
-            match self.shared.broken.get() {
-                Some(reason) => Err(LogError::Fatal { what: "close the local log", reason: reason.clone() }),
-                None => self.shared.store.sync().map_err(failed),
-            }
+            let (threads, shared) = (self.stop(), Arc::clone(&self.shared));
+            let fatal = |reason: String| LogError::Fatal { what: "close the local log", reason };
+            let finished = tokio::task::spawn_blocking(move || {
+                threads.into_iter().for_each(|thread| drop(thread.join()));
+                match shared.broken.get() {
+                    Some(reason) => Err(reason.clone()),
+                    None => shared.store.sync().map_err(|err| err.to_string()),
+                }
+            });
+            finished.await.map_err(|err| fatal(err.to_string()))?.map_err(fatal)
         }
         .boxed()
     }
@@ -265,7 +267,7 @@ impl Log for LocalLog {
 
 impl Drop for LocalLog {
     fn drop(&mut self) {
-        self.stop();
+        self.stop().into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 

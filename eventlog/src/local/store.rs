@@ -59,9 +59,8 @@ impl Store {
             .worker_threads(2)
             .open()
             .map_err(named)?;
-        let meta = db
-            .keyspace(META, || KeyspaceCreateOptions::default().max_memtable_size(1024 * 1024))
-            .map_err(named)?;
+        let meta =
+            db.keyspace(META, || KeyspaceCreateOptions::default().max_memtable_size(1024 * 1024)).map_err(named)?;
         Ok(Store { db, meta, segment_memtable: options.memtable_share().saturating_mul(2) })
     }
 
