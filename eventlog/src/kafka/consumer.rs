@@ -24,6 +24,8 @@ pub(super) struct KafkaConsumer {
     unanswered: Option<Unanswered>,
     /// librdkafka said that some position is out of range, but not of which partition.
     position_lost: bool,
+    /// Partitions that librdkafka holds paused; it does so even after they were given up.
+    held: BTreeSet<i32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +50,7 @@ impl KafkaConsumer {
             config.create_with_context(Rebalances::new(topic)).map_err(|err| describe(JOIN, &err))?;
         consumer.subscribe(&[topic]).map_err(|err| describe(JOIN, &err))?;
         let (assigned, topic) = (BTreeMap::new(), topic.to_owned());
-        Ok(KafkaConsumer { consumer, topic, assigned, unanswered: None, position_lost: false })
+        Ok(KafkaConsumer { consumer, topic, assigned, unanswered: None, position_lost: false, held: BTreeSet::new() })
     }
 
     /// A rebalance that has happened, as input.
@@ -136,6 +138,11 @@ impl KafkaConsumer {
                 .map_err(|err| fatal(format!("partition {} offset {}: {err}", position.partition, position.offset)))?;
         }
         Ok(list)
+    }
+
+    fn unpause(&mut self, partitions: &[i32]) -> Result<(), LogError> {
+        self.held.retain(|partition| !partitions.contains(partition));
+        self.consumer.resume(&self.partitions(partitions)).map_err(|err| describe("resume partitions", &err))
     }
 
     fn partitions(&self, partitions: &[i32]) -> TopicPartitionList {
@@ -232,6 +239,10 @@ impl Consumer for KafkaConsumer {
         if given != *wanted {
             return Err(fatal(format!("assigned {wanted:?}, answered with {given:?}")));
         }
+        let held: Vec<i32> = self.held.intersection(&given).copied().collect();
+        if !held.is_empty() {
+            self.unpause(&held)?;
+        }
         rebalance::take(&self.consumer, &self.list(from)?).map_err(|err| describe("assign partitions", &err))?;
         self.unanswered = None;
         for position in from {
@@ -279,12 +290,13 @@ impl Consumer for KafkaConsumer {
 
     fn pause(&mut self, partitions: &[i32]) -> Result<(), LogError> {
         partitions.iter().try_for_each(|partition| self.reading(*partition).map(|reading| reading.paused = true))?;
+        self.held.extend(partitions);
         self.consumer.pause(&self.partitions(partitions)).map_err(|err| describe("pause partitions", &err))
     }
 
     fn resume(&mut self, partitions: &[i32]) -> Result<(), LogError> {
         partitions.iter().try_for_each(|partition| self.reading(*partition).map(|reading| reading.paused = false))?;
-        self.consumer.resume(&self.partitions(partitions)).map_err(|err| describe("resume partitions", &err))
+        self.unpause(partitions)
     }
 
     fn bounds(&mut self, partition: i32, timeout: Duration) -> Result<Bounds, LogError> {
