@@ -1,0 +1,362 @@
+//! Reads a topic of Kafka as a member of a group.
+
+use super::describe;
+use super::rebalance::{self, Event, Rebalances};
+use crate::{Bounds, Consumer, Headers, Input, LogError, MAX_BYTES_PER_POLL, MAX_RECORDS_PER_POLL, Position, Record};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use tracing::debug;
+
+/// How long a seek, or the look for a lost position, may wait for librdkafka or a broker.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+pub(super) struct KafkaConsumer {
+    consumer: BaseConsumer<Rebalances>,
+    topic: String,
+    /// The partitions that are ours, and what is read next of each.
+    assigned: BTreeMap<i32, Reading>,
+    /// The rebalance that waits for the caller's answer.
+    unanswered: Option<Unanswered>,
+    /// librdkafka said that some position is out of range, but not of which partition.
+    position_lost: bool,
+    /// Partitions that librdkafka holds paused; it does so even after they were given up.
+    held: BTreeSet<i32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    next: i64,
+    paused: bool,
+    /// librdkafka has stopped fetching here: the position was not in the log.
+    stopped: bool,
+    /// Sought while a rebalance was unanswered; librdkafka is told after the answer.
+    moved: bool,
+}
+
+enum Unanswered {
+    Assigned(BTreeSet<i32>),
+    Revoked { all: Vec<i32>, kept: BTreeSet<i32> },
+}
+
+impl KafkaConsumer {
+    pub(super) fn join(config: &ClientConfig, topic: &str) -> Result<KafkaConsumer, LogError> {
+        const JOIN: &str = "join a consumer group";
+        let consumer: BaseConsumer<Rebalances> =
+            config.create_with_context(Rebalances::new(topic)).map_err(|err| describe(JOIN, &err))?;
+        consumer.subscribe(&[topic]).map_err(|err| describe(JOIN, &err))?;
+        let (assigned, topic) = (BTreeMap::new(), topic.to_owned());
+        Ok(KafkaConsumer { consumer, topic, assigned, unanswered: None, position_lost: false, held: BTreeSet::new() })
+    }
+
+    /// A rebalance that has happened, as input.
+    fn rebalanced(&mut self) -> Option<Input> {
+        let event = self.consumer.context().next_event()?;
+        Some(match event {
+            Event::Assigned(partitions) => {
+                self.unanswered = Some(Unanswered::Assigned(partitions.iter().copied().collect()));
+                Input::Assigned(partitions)
+            }
+            Event::Revoked(partitions) => {
+                let kept = partitions.iter().copied().collect();
+                self.unanswered = Some(Unanswered::Revoked { all: partitions.clone(), kept });
+                Input::Revoked(partitions)
+            }
+            Event::Lost(partitions) => {
+                self.unanswered = None;
+                self.assigned.retain(|partition, _| !partitions.contains(partition));
+                Input::Lost(partitions)
+            }
+        })
+    }
+
+    /// Finds a partition whose position the brokers do not hold.
+    fn out_of_range(&mut self) -> Result<Option<i32>, LogError> {
+        if !self.position_lost || self.unanswered.is_some() {
+            return Ok(None);
+        }
+        let running: Vec<(i32, i64)> = self
+            .assigned
+            .iter()
+            .filter(|(_, reading)| !reading.stopped)
+            .map(|(p, reading)| (*p, reading.next))
+            .collect();
+        for (partition, next) in &running {
+            let bounds = self.bounds(*partition, ANSWERS_WITHIN)?;
+            if !(bounds.first..=bounds.next).contains(next) {
+                if let Some(reading) = self.assigned.get_mut(partition) {
+                    reading.stopped = true;
+                }
+                return Ok(Some(*partition));
+            }
+        }
+        // All were told, or the log has grown up to the position meanwhile: then fetching has to be started again.
+        self.position_lost = false;
+        for (partition, _) in running {
+            self.restart(partition)?;
+        }
+        Ok(None)
+    }
+
+    /// Starts fetching anew at the position that is noted.
+    fn restart(&mut self, partition: i32) -> Result<(), LogError> {
+        const SEEK: &str = "seek";
+        let Some(reading) = self.assigned.get_mut(&partition) else { return Ok(()) };
+        (reading.stopped, reading.moved) = (false, false);
+        let cooperative =
+            matches!(self.consumer.rebalance_protocol(), rdkafka::consumer::RebalanceProtocol::Cooperative);
+        let again: Vec<Position> = self.positions().filter(|p| !cooperative || p.partition == partition).collect();
+        let list = self.list(&again)?;
+        if cooperative {
+            self.consumer.incremental_unassign(&list).map_err(|err| describe(SEEK, &err))?;
+        }
+        rebalance::take(&self.consumer, &list).map_err(|err| describe(SEEK, &err))?;
+        let paused = self.assigned.iter().filter(|(_, reading)| reading.paused).map(|(partition, _)| *partition);
+        let paused: Vec<i32> = paused.filter(|p| !cooperative || *p == partition).collect();
+        if paused.is_empty() { Ok(()) } else { self.pause(&paused) }
+    }
+
+    fn positions(&self) -> impl Iterator<Item = Position> + '_ {
+        self.assigned.iter().map(|(partition, reading)| Position { partition: *partition, offset: reading.next })
+    }
+
+    /// Tells librdkafka of the seeks that had to wait for a rebalance.
+    fn catch_up_seeks(&mut self) -> Result<(), LogError> {
+        let moved: Vec<i32> =
+            self.assigned.iter().filter(|(_, reading)| reading.moved).map(|(partition, _)| *partition).collect();
+        moved.into_iter().try_for_each(|partition| self.restart(partition))
+    }
+
+    fn list(&self, positions: &[Position]) -> Result<TopicPartitionList, LogError> {
+        let mut list = TopicPartitionList::with_capacity(positions.len());
+        for position in positions {
+            list.add_partition_offset(&self.topic, position.partition, Offset::Offset(position.offset))
+                .map_err(|err| fatal(format!("partition {} offset {}: {err}", position.partition, position.offset)))?;
+        }
+        Ok(list)
+    }
+
+    fn unpause(&mut self, partitions: &[i32]) -> Result<(), LogError> {
+        self.held.retain(|partition| !partitions.contains(partition));
+        self.consumer.resume(&self.partitions(partitions)).map_err(|err| describe("resume partitions", &err))
+    }
+
+    fn partitions(&self, partitions: &[i32]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            list.add_partition(&self.topic, *partition);
+        }
+        list
+    }
+
+    fn reading(&mut self, partition: i32) -> Result<&mut Reading, LogError> {
+        let topic = &self.topic;
+        self.assigned
+            .get_mut(&partition)
+            .ok_or_else(|| fatal(format!("partition {partition} of {topic} is not assigned")))
+    }
+
+    /// What an error of librdkafka means for the caller; most of them it repairs itself.
+    fn note(&mut self, err: &KafkaError) -> Result<(), LogError> {
+        if matches!(err, KafkaError::MessageConsumptionFatal(_)) {
+            return Err(fatal(err.to_string()));
+        }
+        match err.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                self.position_lost = true;
+                Ok(())
+            }
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                let reason = format!("topic {} does not exist", self.topic);
+                Err(LogError::Unavailable { what: READ, reason })
+            }
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::FencedInstanceId
+                | RDKafkaErrorCode::Fatal,
+            ) => Err(fatal(err.to_string())),
+            _ => {
+                debug!(%err, "kafka consumer error");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Consumer for KafkaConsumer {
+    fn poll(&mut self, max_wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Input, LogError> {
+        let deadline = Instant::now() + max_wait;
+        let (mut records, mut bytes) = (0, 0);
+        loop {
+            if records > 0 {
+                let full = records >= MAX_RECORDS_PER_POLL || bytes >= MAX_BYTES_PER_POLL;
+                if full || self.consumer.context().has_events() {
+                    return Ok(Input::Records(records));
+                }
+            } else if let Some(input) = self.rebalanced() {
+                return Ok(input);
+            } else if let Some(partition) = self.out_of_range()? {
+                return Ok(Input::OutOfRange(partition));
+            }
+            let left = if records > 0 { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
+            match self.consumer.poll(left) {
+                Some(Ok(message)) => {
+                    let Some(reading) = self.assigned.get_mut(&message.partition()) else { continue };
+                    reading.next = message.offset() + 1;
+                    records += 1;
+                    bytes += message.key_len() + message.payload_len();
+                    sink(Record {
+                        partition: message.partition(),
+                        offset: message.offset(),
+                        timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+                        key: message.key(),
+                        value: message.payload(),
+                        headers: Headers::from_kafka(message.headers()),
+                    });
+                }
+                Some(Err(err)) => self.note(&err)?,
+                None if records > 0 => return Ok(Input::Records(records)),
+                None => {
+                    let quiet = !self.consumer.context().has_events() && !self.position_lost;
+                    if quiet && Instant::now() >= deadline {
+                        return Ok(Input::Idle);
+                    }
+                }
+            }
+        }
+    }
+
+    fn assign(&mut self, from: &[Position]) -> Result<(), LogError> {
+        let Some(Unanswered::Assigned(wanted)) = &self.unanswered else {
+            return Err(fatal("assign without an assignment to answer".into()));
+        };
+        let given: BTreeSet<i32> = from.iter().map(|position| position.partition).collect();
+        if given != *wanted {
+            return Err(fatal(format!("assigned {wanted:?}, answered with {given:?}")));
+        }
+        let held: Vec<i32> = self.held.intersection(&given).copied().collect();
+        if !held.is_empty() {
+            self.unpause(&held)?;
+        }
+        rebalance::take(&self.consumer, &self.list(from)?).map_err(|err| describe("assign partitions", &err))?;
+        self.unanswered = None;
+        for position in from {
+            let reading = Reading { next: position.offset, paused: false, stopped: false, moved: false };
+            self.assigned.insert(position.partition, reading);
+        }
+        self.catch_up_seeks()
+    }
+
+    fn release(&mut self, partitions: &[i32]) -> Result<(), LogError> {
+        let Some(Unanswered::Revoked { all, kept }) = &mut self.unanswered else {
+            return Err(fatal("release without a revocation to answer".into()));
+        };
+        kept.retain(|partition| !partitions.contains(partition));
+        if !kept.is_empty() {
+            return Ok(());
+        }
+        // librdkafka takes one answer for the whole revocation.
+        let all = std::mem::take(all);
+        self.unanswered = None;
+        self.assigned.retain(|partition, _| !all.contains(partition));
+        let list = self.partitions(&all);
+        rebalance::give(&self.consumer, &list).map_err(|err| describe("release partitions", &err))?;
+        self.catch_up_seeks()
+    }
+
+    fn seek(&mut self, to: Position) -> Result<(), LogError> {
+        let waiting = self.unanswered.is_some();
+        let reading = self.reading(to.partition)?;
+        reading.next = to.offset;
+        if waiting {
+            reading.moved = true;
+            return Ok(());
+        }
+        if !reading.stopped {
+            let offset = Offset::Offset(to.offset);
+            match self.consumer.seek(&self.topic, to.partition, offset, ANSWERS_WITHIN) {
+                Ok(()) => return Ok(()),
+                // Fetching has not begun yet, or has stopped.
+                Err(err) => debug!(%err, partition = to.partition, "seek by assigning anew"),
+            }
+        }
+        self.restart(to.partition)
+    }
+
+    fn pause(&mut self, partitions: &[i32]) -> Result<(), LogError> {
+        partitions.iter().try_for_each(|partition| self.reading(*partition).map(|reading| reading.paused = true))?;
+        self.held.extend(partitions);
+        self.consumer.pause(&self.partitions(partitions)).map_err(|err| describe("pause partitions", &err))
+    }
+
+    fn resume(&mut self, partitions: &[i32]) -> Result<(), LogError> {
+        partitions.iter().try_for_each(|partition| self.reading(*partition).map(|reading| reading.paused = false))?;
+        self.unpause(partitions)
+    }
+
+    fn bounds(&mut self, partition: i32, timeout: Duration) -> Result<Bounds, LogError> {
+        let (first, next) = self
+            .consumer
+            .fetch_watermarks(&self.topic, partition, timeout)
+            .map_err(|err| describe("ask for the bounds of a partition", &err))?;
+        Ok(Bounds { first, next })
+    }
+
+    fn end_offset(&self, partition: i32) -> Option<i64> {
+        let read = self.assigned.get(&partition).map(|reading| reading.next);
+        self.consumer.context().end(partition).map(|end| read.map_or(end, |read| end.max(read)))
+    }
+
+    fn commit_hint(&mut self, next: &[Position]) -> Result<(), LogError> {
+        if next.is_empty() {
+            return Ok(());
+        }
+        let list = self.list(next)?;
+        if let Err(err) = self.consumer.commit(&list, CommitMode::Async) {
+            debug!(%err, "group offsets not committed");
+        }
+        Ok(())
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+impl Drop for KafkaConsumer {
+    /// Leaving waits for librdkafka, which waits for the answer to a rebalance: give it one.
+    fn drop(&mut self) {
+        self.consumer.context().close();
+        let answered = match self.unanswered.take() {
+            Some(Unanswered::Assigned(partitions)) => {
+                let partitions: Vec<i32> = partitions.into_iter().collect();
+                let list = self.partitions(&partitions);
+                rebalance::take(&self.consumer, &list)
+            }
+            Some(Unanswered::Revoked { all, .. }) => rebalance::give(&self.consumer, &self.partitions(&all)),
+            None => Ok(()),
+        };
+        // Events that came but were not polled yet wait for an answer as well.
+        while let Some(event) = self.consumer.context().next_event() {
+            let _ = match event {
+                Event::Assigned(partitions) => rebalance::take(&self.consumer, &self.partitions(&partitions)),
+                Event::Revoked(partitions) => rebalance::give(&self.consumer, &self.partitions(&partitions)),
+                Event::Lost(_) => Ok(()),
+            };
+        }
+        if let Err(err) = answered {
+            debug!(%err, "rebalance not answered on leaving");
+        }
+    }
+}
+
+const READ: &str = "read a topic";
+
+fn fatal(reason: String) -> LogError {
+    LogError::Fatal { what: READ, reason }
+}

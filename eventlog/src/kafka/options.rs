@@ -1,0 +1,114 @@
+//! What can be chosen about Kafka, and how it becomes librdkafka's configuration.
+//!
+//! The promises of this crate rest on a few of these settings (`acks=all`, idempotence, no automatic commits). They are
+//! set first, so whoever passes another value by [`KafkaOptions::options`] does it knowingly. TLS verification is
+//! librdkafka's default, which is on; nothing here switches it off.
+
+use rdkafka::ClientConfig;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Options of [`super::KafkaLog`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaOptions {
+    /// `host:port`, several separated by commas.
+    pub brokers: String,
+    /// Any option of librdkafka, applied last and to every client; for example `security.protocol` and `sasl.*`.
+    pub options: BTreeMap<String, String>,
+    /// Static membership: a name that stays the same when this process restarts, so that a restart is no rebalance.
+    pub group_instance_id: Option<String>,
+    /// After this long without an acknowledgement a record's fate is answered as unknown.
+    pub delivery_timeout: Duration,
+    /// How long a broker may take to answer before [`super::KafkaLog::connect`] gives up.
+    pub connect_timeout: Duration,
+    /// Memory for records on their way to the brokers.
+    pub producer_queue_bytes: usize,
+    /// Memory for records fetched ahead of a consumer.
+    pub consumer_queue_bytes: usize,
+    /// Largest record. Topics that this log makes take records of this size.
+    pub max_record_bytes: usize,
+    /// Copies of each partition of a topic that this log makes; `None` = the brokers' default.
+    pub replication: Option<u16>,
+}
+
+impl Default for KafkaOptions {
+    fn default() -> KafkaOptions {
+        const MIB: usize = 1024 * 1024;
+        KafkaOptions {
+            brokers: "127.0.0.1:9092".into(),
+            options: BTreeMap::new(),
+            group_instance_id: None,
+            delivery_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            producer_queue_bytes: 128 * MIB,
+            consumer_queue_bytes: 64 * MIB,
+            max_record_bytes: 16 * MIB,
+            replication: None,
+        }
+    }
+}
+
+impl KafkaOptions {
+    /// Room that Kafka's own framing of a record may take.
+    const FRAMING: usize = 64 * 1024;
+
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut config = self.common();
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("partitioner", "murmur2_random")
+            .set("compression.type", "lz4")
+            .set("linger.ms", "5")
+            .set("batch.size", "1000000")
+            .set("message.timeout.ms", self.delivery_timeout.as_millis().to_string())
+            .set("queue.buffering.max.kbytes", kib(self.producer_queue_bytes))
+            .set("queue.buffering.max.messages", "1000000");
+        self.with_own_options(config)
+    }
+
+    pub(super) fn consumer(&self, group: &str) -> ClientConfig {
+        let mut config = self.common();
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Where to start is told with every assignment; an offset that is gone is the caller's decision.
+            .set("auto.offset.reset", "error")
+            .set("max.poll.interval.ms", "300000")
+            .set("queued.max.messages.kbytes", kib(self.consumer_queue_bytes))
+            .set("fetch.message.max.bytes", "4194304")
+            .set("fetch.max.bytes", (self.max_record_bytes + Self::FRAMING).max(32 * 1024 * 1024).to_string())
+            .set("statistics.interval.ms", "2000");
+        // KIP-848 brings its own assignor, and librdkafka refuses both at once.
+        if self.options.get("group.protocol").is_none_or(|protocol| protocol == "classic") {
+            config.set("partition.assignment.strategy", "cooperative-sticky");
+        }
+        if let Some(id) = &self.group_instance_id {
+            config.set("group.instance.id", id);
+        }
+        self.with_own_options(config)
+    }
+
+    fn common(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", "lakehose")
+            .set("allow.auto.create.topics", "false")
+            .set("message.max.bytes", (self.max_record_bytes + Self::FRAMING).to_string())
+            .set("socket.keepalive.enable", "true");
+        config
+    }
+
+    fn with_own_options(&self, mut config: ClientConfig) -> ClientConfig {
+        for (name, value) in &self.options {
+            config.set(name, value);
+        }
+        config
+    }
+}
+
+fn kib(bytes: usize) -> String {
+    (bytes / 1024).max(1).to_string()
+}

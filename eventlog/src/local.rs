@@ -1,1 +1,0 @@
-//! A durable log on this machine, over fjall.
