@@ -18,7 +18,6 @@ use lake::dataset::{Dataset, DatasetSpec};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use url::Url;
 
 /// Every setting. The defaults run on a laptop.
 #[derive(Debug, Clone, Deserialize)]
@@ -26,7 +25,7 @@ use url::Url;
 pub struct Config {
     /// Directory of the embedded log, and of the tables unless `lake` is given.
     pub data: PathBuf,
-    /// URL of the tables.
+    /// Where the tables are.
     pub lake: Option<String>,
     /// Where devices post to.
     pub listen: ListenAddr,
@@ -34,6 +33,8 @@ pub struct Config {
     pub admin: ListenAddr,
     /// The datasets; without any there is one, `events`.
     pub datasets: BTreeMap<String, DatasetSpec>,
+    pub limits: ingest::Limits,
+    pub ingest: ingest::Http,
     pub flush: Flush,
     pub memory: Memory,
     pub compaction: Compaction,
@@ -49,6 +50,8 @@ impl Default for Config {
             listen: "127.0.0.1:8080".parse().expect("an address"),
             admin: "127.0.0.1:9090".parse().expect("an address"),
             datasets: BTreeMap::new(),
+            limits: ingest::Limits::default(),
+            ingest: ingest::Http::default(),
             flush: Flush::default(),
             memory: Memory::default(),
             compaction: Compaction::default(),
@@ -105,7 +108,7 @@ impl Config {
     /// What one setting alone cannot tell.
     fn check(&self) -> anyhow::Result<()> {
         self.datasets()?;
-        self.lake_url()?;
+        self.gateway().check().context("[ingest] and [limits]")?;
         if self.flush.every.is_zero() {
             bail!("flush.every is 0: give the time after which events must be in the table, such as \"5s\"");
         }
@@ -113,6 +116,11 @@ impl Config {
             bail!("compaction.every is 0: give the time between two rounds, such as \"30s\"");
         }
         Ok(())
+    }
+
+    /// What the gateway is told.
+    pub fn gateway(&self) -> ingest::Config {
+        ingest::Config { http: self.ingest.clone(), limits: self.limits.clone() }
     }
 
     /// The datasets, checked; without a `[datasets]` section `events` alone.
@@ -123,25 +131,9 @@ impl Config {
         self.datasets.iter().map(|(name, spec)| Ok(Dataset::new(name, spec.clone())?)).collect()
     }
 
-    /// URL of the directory of tables, without a slash at the end.
-    pub fn lake_url(&self) -> anyhow::Result<Url> {
-        let Some(given) = &self.lake else {
-            let directory = std::path::absolute(self.data.join("lake")).context("find the current directory")?;
-            return match Url::from_file_path(&directory) {
-                Ok(url) => Ok(url),
-                Err(()) => bail!("{} cannot be written as a URL: choose another --data", directory.display()),
-            };
-        };
-        let allowed = "use s3://bucket/prefix or file:///absolute/directory";
-        let url: Url = match given.trim_end_matches('/').parse() {
-            Ok(url) => url,
-            Err(err) => bail!("`{given}` is not the URL of a lake ({err}): {allowed}"),
-        };
-        match (url.scheme(), url.host_str()) {
-            ("file", None) if url.to_file_path().is_ok() => Ok(url),
-            ("s3", Some(_)) => Ok(url),
-            _ => bail!("`{given}` is not the URL of a lake: {allowed}"),
-        }
+    /// Where the tables are: a URL, or a directory.
+    pub fn lake_location(&self) -> String {
+        self.lake.clone().unwrap_or_else(|| self.data.join("lake").display().to_string())
     }
 
     /// Directory of the embedded log.

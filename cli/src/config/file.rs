@@ -44,6 +44,11 @@ pub fn explain(err: &toml::de::Error, setting: Option<&str>) -> String {
         .replace("expected a duration", "expected a duration such as \"5s\", \"10m\" or \"7d\"")
         .replace("expected parsable string", "expected a size such as \"64MiB\"")
         .replace("expected an integer or string", "expected a size such as \"64MiB\"");
+    let message = match message.split_once("expected struct ") {
+        Some((before, "LimitSpec")) => format!("{before}expected {{ events_per_second = 100, burst = 1000 }}"),
+        Some((before, _)) => format!("{before}expected a table of settings"),
+        None => message,
+    };
     match setting {
         Some(setting) if setting != "." => format!("{setting}: {message}"),
         _ => message,

@@ -37,7 +37,7 @@ fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
         Overrides { brokers: Some("option:1".into()), lake: Some("s3://option/x".into()), ..Overrides::default() };
     let config = from(file, &variables, overrides).unwrap();
     assert_eq!(config.kafka.brokers.as_deref(), Some("option:1"));
-    assert_eq!(config.lake_url().unwrap().as_str(), "s3://option/x");
+    assert_eq!(config.lake_location(), "s3://option/x");
 }
 
 #[test]
@@ -76,6 +76,8 @@ fn a_mistake_in_the_file_names_line_setting_and_what_is_allowed() {
         ("[fluhs]\nevery = '5s'", ["line 1", "fluhs", "`flush`"]),
         ("[datasets.x]\ncolumns = { a = 'integer' }", ["line 2", "datasets.x.columns", "double"]),
         ("[datasets.x]\npartitions = -1", ["line 2", "datasets.x.partitions", "u32"]),
+        ("flush = '5s'", ["line 1", "flush", "a table of settings"]),
+        ("[limits]\nglobal = 5", ["line 2", "limits.global", "events_per_second = 100"]),
         ("listen = 'nowhere'", ["line 1", "listen", "127.0.0.1:8080"]),
         ("[flush\nevery = '5s'", ["line 1", "table", "]"]),
     ] {
@@ -91,6 +93,8 @@ fn a_mistake_in_a_variable_names_it_and_what_is_allowed() {
         ("LAKEHOSE_FLUSH_EVRY", "5s", ["LAKEHOSE_FLUSH_EVRY", "`every`"]),
         ("LAKEHOSE_FLUSH_EVERY", "5x", ["LAKEHOSE_FLUSH_EVERY", "\"5s\""]),
         ("LAKEHOSE_FLUSH_EVERY", "5", ["LAKEHOSE_FLUSH_EVERY", "\"5s\""]),
+        ("LAKEHOSE_LIMITS_PER_DEVICE", "{ events_per_second = 0 }", ["LAKEHOSE_LIMITS_PER_DEVICE", "above 0"]),
+        ("LAKEHOSE_LIMITS_PER_DEVICE", "{ burst = 5", ["LAKEHOSE_LIMITS_PER_DEVICE", "events_per_second = 100"]),
         ("LAKEHOSE_DATASETS_TRIPS", "{ partition = 2 }", ["LAKEHOSE_DATASETS_TRIPS", "`partitions`"]),
     ] {
         let problem = problem("", &[(variable, value)]);
@@ -109,20 +113,6 @@ fn a_variable_of_no_section_is_reported_and_ignored() {
 fn a_dataset_that_cannot_be_is_refused_by_name() {
     let problem = problem("[datasets.'a/b']", &[]);
     assert!(problem.contains("a/b"), "{problem}");
-}
-
-#[test]
-fn a_lake_is_a_directory_or_a_bucket() {
-    let lake = |url: &str| {
-        let overrides = Overrides { lake: Some(url.into()), ..Overrides::default() };
-        from("", &[], overrides).map(|config| config.lake_url().unwrap().to_string()).map_err(|err| err.to_string())
-    };
-    assert_eq!(lake("s3://bucket/a/b/").unwrap(), "s3://bucket/a/b");
-    assert_eq!(lake("file:///tmp/lake").unwrap(), "file:///tmp/lake");
-    for url in ["", "/tmp/lake", "lake", "http://x/y", "file://host/x", "s3:///x", "gs://b/x"] {
-        let problem = lake(url).unwrap_err();
-        assert!(problem.contains(&format!("`{url}`")) && problem.contains("s3://"), "{problem}");
-    }
 }
 
 /// The list of sections is written by hand; the type knows them too.
