@@ -152,7 +152,7 @@ impl LocalLog {
         let Ok(room) = Arc::clone(&self.shared.queue).acquire_many_owned(room).await else {
             return refuse(AppendError::Unavailable("the log is closed".into()));
         };
-        let (parts, places) = frame(&topic, &records, self.shared.options.max_record_bytes);
+        let (parts, places) = frame(&topic, &records, bytes, self.shared.options.max_record_bytes);
         drop(records);
         let (answer, answered) = oneshot::channel();
         let partitions: Vec<i32> = parts.iter().map(|part| part.partition).collect();
@@ -191,9 +191,17 @@ struct Place {
 }
 
 /// Frames records by partition, in order; a record that is too large is left out and refused.
-fn frame(topic: &Topic, records: &[NewRecord], limit: usize) -> (Vec<Part>, Vec<Result<Place, AppendError>>) {
+fn frame(
+    topic: &Topic,
+    records: &[NewRecord],
+    bytes: usize,
+    limit: usize,
+) -> (Vec<Part>, Vec<Result<Place, AppendError>>) {
     let mut parts: Vec<Part> = Vec::new();
     let mut part_of = vec![usize::MAX; topic.partitions as usize];
+    // Keys spread evenly, more or less: mostly no part has to grow.
+    let spread = records.len().clamp(1, topic.partitions as usize);
+    let expected = if spread == 1 { bytes } else { bytes / spread * 5 / 4 };
     let mut places = Vec::with_capacity(records.len());
     for record in records {
         let bytes = record.size();
@@ -205,7 +213,7 @@ fn frame(topic: &Topic, records: &[NewRecord], limit: usize) -> (Vec<Part>, Vec<
         let part = &mut part_of[partition as usize];
         if *part == usize::MAX {
             *part = parts.len();
-            parts.push(Part { partition, records: 0, frames: Vec::new() });
+            parts.push(Part { partition, records: 0, frames: Vec::with_capacity(expected.min(bytes)) });
         }
         let place = Place { part: *part, index: parts[*part].records };
         parts[*part].records += 1;

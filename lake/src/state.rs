@@ -1,0 +1,143 @@
+//! What a table is at one version: the sum of its commits. Pure.
+
+use crate::actions::{Action, Protocol};
+use crate::file::DataFile;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How much of a table to keep in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Only what appending needs: memory does not grow with the table.
+    Txns,
+    /// The live files as well, and when files were removed.
+    Files,
+}
+
+/// A table at one version.
+#[derive(Debug, Clone)]
+pub struct TableState {
+    pub version: u64,
+    /// Delta's `schemaString`.
+    pub schema: String,
+    /// When it was last known to be the latest.
+    pub(crate) loaded_at: Instant,
+    keep: Keep,
+    txns: HashMap<String, i64>,
+    files: BTreeMap<String, Arc<DataFile>>,
+    removed: BTreeMap<String, i64>,
+}
+
+/// A commit that must not be understood as anything less than a change of the rules.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ForeignCommit {
+    #[error(
+        "version {version} of the table asks for reader {reader} and writer {writer}, more than this program knows"
+    )]
+    Protocol { version: u64, reader: i32, writer: i32 },
+    #[error("version {version} of the table: {problem}")]
+    Action { version: u64, problem: String },
+}
+
+impl TableState {
+    pub fn new(version: u64, schema: String, keep: Keep) -> TableState {
+        TableState {
+            version,
+            schema,
+            loaded_at: Instant::now(),
+            keep,
+            txns: HashMap::new(),
+            files: BTreeMap::new(),
+            removed: BTreeMap::new(),
+        }
+    }
+
+    /// The version of an application: for a partition, the next offset to read.
+    pub fn txn(&self, app_id: &str) -> Option<i64> {
+        self.txns.get(app_id).copied()
+    }
+
+    /// All application versions.
+    pub fn txns(&self) -> &HashMap<String, i64> {
+        &self.txns
+    }
+
+    /// Live files by path; empty unless the state keeps them.
+    pub fn files(&self) -> &BTreeMap<String, Arc<DataFile>> {
+        &self.files
+    }
+
+    /// When files left the table, milliseconds since the epoch, as far as it was seen.
+    pub fn removed(&self) -> &BTreeMap<String, i64> {
+        &self.removed
+    }
+
+    pub(crate) fn keep(&self) -> Keep {
+        self.keep
+    }
+
+    /// Takes the place of an older state; what was seen of removals stays known.
+    pub(crate) fn replace(&mut self, fresh: TableState) {
+        let removed = std::mem::replace(self, fresh).removed;
+        removed.into_iter().for_each(|(path, at_ms)| self.set_removed(&path, at_ms));
+    }
+
+    pub(crate) fn set_txn(&mut self, app_id: &str, version: i64) {
+        self.txns.insert(app_id.to_owned(), version);
+    }
+
+    pub(crate) fn set_removed(&mut self, path: &str, at_ms: i64) {
+        if self.keep == Keep::Files && !self.files.contains_key(path) {
+            self.removed.insert(path.to_owned(), at_ms);
+        }
+    }
+
+    /// Forgets removals that nobody has to wait for any more: their files are gone.
+    pub fn forget_removed(&mut self, paths: &[String]) {
+        for path in paths {
+            self.removed.remove(path);
+        }
+    }
+
+    pub(crate) fn add_file(&mut self, file: DataFile) {
+        if self.keep == Keep::Files {
+            self.removed.remove(&file.path);
+            self.files.insert(file.path.clone(), Arc::new(file));
+        }
+    }
+
+    /// Applies the commit that makes the next version. On an error the state is as before.
+    pub(crate) fn apply(&mut self, actions: &[Action]) -> Result<(), ForeignCommit> {
+        let version = self.version + 1;
+        let foreign = |problem| ForeignCommit::Action { version, problem };
+        let mut adds = Vec::new();
+        for action in actions {
+            if let Some(Protocol { min_reader_version: reader, min_writer_version: writer }) = action.protocol
+                && (reader > 1 || writer > 2)
+            {
+                return Err(ForeignCommit::Protocol { version, reader, writer });
+            }
+            if let (Some(add), Keep::Files) = (&action.add, self.keep) {
+                adds.push(add.to_file().map_err(foreign)?);
+            }
+        }
+        self.version = version;
+        for action in actions {
+            if let Some(remove) = &action.remove
+                && self.keep == Keep::Files
+            {
+                self.files.remove(&remove.path);
+                self.removed.insert(remove.path.clone(), remove.deletion_timestamp.unwrap_or_default());
+            }
+            if let Some(txn) = &action.txn {
+                self.set_txn(&txn.app_id, txn.version);
+            }
+            if let Some(metadata) = &action.meta_data {
+                self.schema = metadata.schema_string.clone();
+            }
+        }
+        adds.into_iter().for_each(|file| self.add_file(file));
+        Ok(())
+    }
+}
