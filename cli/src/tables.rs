@@ -1,0 +1,40 @@
+//! Opens the lake and its tables.
+
+use crate::config::Config;
+use anyhow::{Context, bail};
+use lake::dataset::{Dataset, DatasetSpec};
+use lake::schema;
+use lake::store::Lake;
+use lake::table::Table;
+
+/// Opens the lake, and finds out whether it can be reached.
+pub async fn open_lake(config: &Config) -> anyhow::Result<Lake> {
+    let lake = Lake::open(&config.lake_location()).context("cannot use the lake (--lake)")?;
+    let hint = match lake.url().scheme() {
+        "s3" => {
+            "check --lake, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, unless it is AWS, AWS_ENDPOINT_URL"
+        }
+        _ => "choose another place with --lake",
+    };
+    lake.probe().await.with_context(|| format!("cannot reach the lake {} ({hint})", lake.url()))?;
+    Ok(lake)
+}
+
+/// Opens an existing table for reading, by its name: that of a dataset, or of its dead letters.
+pub async fn open_table(config: &Config, lake: &Lake, name: &str) -> anyhow::Result<Table> {
+    let schema = match name.ends_with("__dead") {
+        true => schema::dead(),
+        // What the table says wins over what the configuration declares: reading needs no declaration.
+        false => schema::events(&Dataset::new(name, DatasetSpec::default())?),
+    };
+    let table = Table::open(lake, name, schema).await.with_context(|| format!("cannot open the table {name}"))?;
+    let Some(table) = table else {
+        let known: Vec<String> = config.datasets()?.into_iter().map(|dataset| dataset.name).collect();
+        bail!(
+            "there is no table at {} (datasets of the configuration: {}; check the name and --lake)",
+            lake.table_url(name),
+            known.join(", ")
+        );
+    };
+    Ok(table)
+}
