@@ -66,7 +66,7 @@ fn main() {
     let high = Limit::new(1e9, u32::MAX >> 8).expect("a limit");
     (config.limits.per_device, config.limits.per_ip, config.limits.global) = (Some(high), Some(high), Some(high));
     let limited = router(&config);
-    let mut post = |name: &str, router: &Router, kind: &str, body: &Bytes, count| {
+    let post = |name: &str, router: &Router, kind: &str, body: &Bytes, count| {
         report(name, count, || {
             let request = Request::post("/v1/events/events").header("content-type", kind);
             let request = request.body(Body::from(body.clone())).expect("a request");
@@ -103,6 +103,20 @@ fn main() {
             }
             print(name, cpu_time() - before, rounds * count);
         }
+
+        const OPEN: usize = 5_000;
+        let (before, mut open) = (resident_bytes(), Vec::new());
+        for _ in 0..OPEN {
+            let Ok(mut stream) = TcpStream::connect(address).await else { break };
+            let request = "POST /v1/events/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                           content-length: 17\r\n\r\n{\"device_id\":\"a\"}";
+            stream.write_all(request.as_bytes()).await.expect("send");
+            let read = stream.read(&mut [0; 1024]).await.expect("receive");
+            assert!(read > 0);
+            open.push(stream);
+        }
+        let each = resident_bytes().saturating_sub(before) / open.len().max(1);
+        println!("{} idle connections: {each} bytes each, both ends", open.len());
     });
 }
 
@@ -140,6 +154,11 @@ fn report(name: &str, events: u64, mut work: impl FnMut()) {
 fn print(name: &str, took: Duration, events: u64) {
     let nanos = took.as_nanos() as f64 / events as f64;
     println!("{name:<36} {nanos:>8.0} ns/event {:>10.0} events/s per core", 1e9 / nanos);
+}
+
+fn resident_bytes() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
 /// CPU time of this process.

@@ -109,6 +109,29 @@ async fn a_sender_that_is_still_sending_sees_the_refusal_and_may_go_on() {
 }
 
 #[tokio::test]
+async fn a_sender_that_closes_its_half_after_the_body_gets_its_answer() {
+    let server = serve(Config::default()).await;
+    server.log.set(Fault::Slow(Duration::from_millis(100)));
+    let mut stream = server.connect().await;
+    stream.write_all(request(&array("a", 1)).as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert!(answer(&mut stream).await.0.starts_with("HTTP/1.1 202"));
+}
+
+#[tokio::test]
+async fn a_body_shorter_than_its_length_claims_is_never_accepted() {
+    let server = serve(Config::default()).await;
+    let mut stream = server.connect().await;
+    let short = format!("{}\r\n{}", head("content-length: 500\r\n"), array("a", 1));
+    stream.write_all(short.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut rest = String::new();
+    let _ = stream.read_to_string(&mut rest).await;
+    assert!(!rest.starts_with("HTTP/1.1 2"), "{rest}");
+    assert!(server.log.values().is_empty());
+}
+
+#[tokio::test]
 async fn http2_without_tls_carries_many_requests_at_once() {
     let server = serve(Config::default()).await;
     let (client, connection) = h2::client::handshake(server.connect().await).await.unwrap();
@@ -158,6 +181,7 @@ async fn who_sends_a_body_too_slowly_is_told_so_and_cut_off() {
     let (head, body) = answer(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 408") && head.contains("connection: close"), "{head}");
     assert!(body.contains("body-too-slow"));
+    assert!(closes(&mut stream, Duration::from_secs(2)).await);
 }
 
 #[tokio::test]
