@@ -9,6 +9,7 @@ use crate::log;
 use crate::parts::{Parts, Stage};
 use crate::shutdown;
 use crate::status;
+use crate::tables;
 use crate::telemetry::Telemetry;
 use crate::welcome::Welcome;
 use anyhow::Context;
@@ -66,13 +67,16 @@ impl Surroundings {
             false => None,
         };
         let lake = match roles.processor || roles.compactor {
-            true => Some(crate::tables::open_lake(config).await?),
+            true => Some(tables::open_lake(config).await?),
             false => None,
         };
         let log = match roles.gateway || roles.processor {
             true => Some(log::open(config, &datasets).await?),
             false => None,
         };
+        if let Some(lake) = &lake {
+            tables::prepare(lake, &datasets).await?;
+        }
         Ok(Surroundings { datasets, admin, gateway, log, lake, roles })
     }
 
@@ -107,7 +111,7 @@ impl Surroundings {
         };
         admin.abort();
         result.and(closed)?;
-        info!(roles = ?self.roles, "stopped; everything accepted is in the table");
+        info!("stopped");
         Ok(())
     }
 }

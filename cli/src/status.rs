@@ -27,9 +27,9 @@ impl Totals {
     pub fn read(metrics: &str) -> Totals {
         Totals {
             accepted: sum(metrics, "lakehose_ingest_events_accepted_total"),
-            committed: sum(metrics, "lakehose_processor_events_committed_total"),
+            committed: sum(metrics, "lakehose_processor_rows_committed_total"),
             lag: sum(metrics, "lakehose_processor_lag_records"),
-            files: sum(metrics, "lakehose_table_files"),
+            files: sum(metrics, "lakehose_compactor_live_files"),
         }
     }
 }
@@ -124,7 +124,7 @@ mod tests {
                        lakehose_processor_lag_records{dataset=\"a\",partition=\"0\"} 3\n\
                        lakehose_processor_lag_records{dataset=\"} 7\",partition=\"1\"} 4\n\
                        lakehose_processor_lag_records_of_others 100\n\
-                       lakehose_table_files 9\n";
+                       lakehose_compactor_live_files 9\n";
         let totals = Totals::read(metrics);
         assert_eq!((totals.lag, totals.files, totals.accepted), (Some(7), Some(9), None));
     }
