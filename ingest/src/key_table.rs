@@ -76,11 +76,15 @@ fn lock(shard: &Mutex<Box<[u64]>>) -> MutexGuard<'_, Box<[u64]>> {
 mod tests {
     use super::*;
     use governor::clock::FakeRelativeClock;
+    use governor::middleware::NoOpMiddleware;
+    use governor::state::InMemoryState;
     use governor::{Quota, RateLimiter};
     use proptest::prelude::*;
     use std::collections::HashMap;
     use std::num::NonZeroU32;
     use std::time::Duration;
+
+    type Limiter = RateLimiter<u64, KeyTable, FakeRelativeClock, NoOpMiddleware<Nanos>>;
 
     fn quota(burst: u32) -> Quota {
         Quota::with_period(Duration::from_millis(100)).unwrap().allow_burst(NonZeroU32::new(burst).unwrap())
@@ -92,7 +96,7 @@ mod tests {
         let table = KeyTable::new(10_000);
         let size = || table.shards.iter().map(|shard| lock(shard).len()).sum::<usize>();
         let before = size();
-        let limiter = RateLimiter::new(quota(10), table.clone(), clock.clone());
+        let limiter = Limiter::new(quota(10), table.clone(), clock.clone());
         let mut refused = 0;
         for key in 0..3_000_000u64 {
             clock.advance(Duration::from_micros(10));
@@ -106,7 +110,7 @@ mod tests {
     fn keys_near_their_limit_do_not_disturb_others_when_the_table_is_large_enough() {
         let clock = FakeRelativeClock::default();
         let table = KeyTable::new(10_000);
-        let limiter = RateLimiter::new(quota(10), table.clone(), clock);
+        let limiter = Limiter::new(quota(10), table.clone(), clock);
         let places: Vec<u64> = (0..10_000u64).map(|key| table.place(key)).collect();
         for place in &places[..5_000] {
             while limiter.check_key(place).is_ok() {}
@@ -123,12 +127,12 @@ mod tests {
             let clock = FakeRelativeClock::default();
             // One cell per shard is the worst case: all keys of a shard share both their cells.
             let table = KeyTable::new(1);
-            let crowded = RateLimiter::new(quota(3), table.clone(), clock.clone());
+            let crowded = Limiter::new(quota(3), table.clone(), clock.clone());
             let mut own = HashMap::new();
             for (key, pause) in steps {
                 clock.advance(Duration::from_millis(pause));
                 if crowded.check_key(&table.place(key)).is_ok() {
-                    let own = own.entry(key).or_insert_with(|| RateLimiter::direct_with_clock(quota(3), clock.clone()));
+                    let own = own.entry(key).or_insert_with(|| RateLimiter::<_, InMemoryState, _, _>::direct_with_clock(quota(3), clock.clone()));
                     prop_assert!(own.check().is_ok(), "key {} was granted too much", key);
                 }
             }

@@ -96,6 +96,7 @@ proptest! {
         let events: Vec<String> = devices.iter().map(|device| format!("{{\"device_id\":\"{device}\"}}")).collect();
         let array = format!("[{}]", events.join(","));
         prop_assert_eq!(frame(Form::Json, array.as_bytes(), 100).unwrap(), events.clone());
-        prop_assert_eq!(frame(Form::NdJson, events.join("\r\n").as_bytes(), 100).unwrap(), events);
+        let lines = events.join("\r\n");
+        prop_assert_eq!(frame(Form::NdJson, lines.as_bytes(), 100).unwrap(), events);
     }
 }
