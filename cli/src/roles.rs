@@ -14,8 +14,9 @@ use crate::telemetry::Telemetry;
 use crate::welcome::Welcome;
 use anyhow::Context;
 use eventlog::Log;
+use lake::Lake;
 use lake::dataset::Dataset;
-use lake::store::Lake;
+use processor::Progress;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,8 @@ impl Roles {
 
 /// Runs `roles` until a signal ends them, or one of them fails.
 pub async fn run(roles: Roles, config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
+    ingest::metrics::describe();
+    processor::metrics::describe();
     let shutdown = shutdown::on_signal()?;
     let surroundings = tokio::select! {
         found = Surroundings::find(roles, &config) => found?,
@@ -74,7 +77,7 @@ impl Surroundings {
             true => Some(log::open(config, &datasets).await?),
             false => None,
         };
-        if let Some(lake) = &lake {
+        if let (Some(lake), true) = (&lake, roles.processor) {
             tables::prepare(lake, &datasets).await?;
         }
         Ok(Surroundings { datasets, admin, gateway, log, lake, roles })
@@ -101,6 +104,17 @@ impl Surroundings {
             let config = config.gateway();
             parts.start(Stage::Gateway, "gateway", |stop| ingest::serve(listener, config, deps, stop));
         }
+        if let (Some(lake), Some(log), true) = (&self.lake, &self.log, self.roles.processor) {
+            let config = config.processor(self.datasets.len(), self.roles.gateway);
+            for dataset in &self.datasets {
+                let name = format!("processor of {}", dataset.name);
+                let progress = Arc::new(Progress::default());
+                let (log, lake, dataset) = (Arc::clone(log), lake.clone(), dataset.clone());
+                health.watch(&name, watch(Arc::clone(&progress)));
+                let deps = processor::Deps { log, lake, dataset, progress };
+                parts.start(Stage::Processor, name, |stop| processor::run(config.clone(), deps, stop));
+            }
+        }
         let admin = tokio::spawn(admin::run(self.admin, health, telemetry.metrics.clone(), shutdown.clone()));
         let status = tokio::spawn(status::report(telemetry.clone()));
         let result = parts.run(&shutdown).await;
@@ -113,5 +127,12 @@ impl Surroundings {
         result.and(closed)?;
         info!("stopped");
         Ok(())
+    }
+}
+
+fn watch(progress: Arc<Progress>) -> impl Fn() -> Result<(), String> {
+    move || match progress.is_ready() {
+        true => Ok(()),
+        false => Err("reading the table and joining the consumer group".to_owned()),
     }
 }
