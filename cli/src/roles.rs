@@ -119,6 +119,9 @@ impl Surroundings {
         let status = tokio::spawn(status::report(telemetry.clone()));
         let result = parts.run(&shutdown).await;
         status.abort();
+        if let Some(line) = &telemetry.line {
+            line.abandon();
+        }
         let closed = match &self.log {
             Some(log) => log.close().await.context("close the log"),
             None => Ok(()),
