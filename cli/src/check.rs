@@ -1,6 +1,7 @@
 //! `lakehose check`: whether the configuration is sound, and the log and the lake can be reached.
 
 use crate::config::Config;
+use crate::failure::in_one_line;
 use crate::log;
 use crate::tables;
 use anyhow::bail;
@@ -17,7 +18,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         Ok(detail) => println!("ok    {what}: {detail}"),
         Err(err) => {
             bad += 1;
-            println!("FAIL  {what}: {}", crate::one_line(&format!("{err:#}")));
+            println!("FAIL  {what}: {}", in_one_line(&err));
         }
     };
     // It was loaded, so it is sound.

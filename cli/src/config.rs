@@ -10,11 +10,13 @@ mod environment;
 #[cfg(test)]
 mod tests;
 
-pub use sections::{Compaction, EventLog, Flush, Kafka, Memory};
+pub use sections::{Compaction, EventLog, Kafka, Memory};
 
 use crate::listen::ListenAddr;
 use anyhow::{Context, bail};
+use bytesize::ByteSize;
 use lake::dataset::{Dataset, DatasetSpec};
+use processor::FlushConfig;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,7 +37,7 @@ pub struct Config {
     pub datasets: BTreeMap<String, DatasetSpec>,
     pub limits: ingest::Limits,
     pub ingest: ingest::Http,
-    pub flush: Flush,
+    pub flush: FlushConfig,
     pub memory: Memory,
     pub compaction: Compaction,
     pub kafka: Kafka,
@@ -52,7 +54,7 @@ impl Default for Config {
             datasets: BTreeMap::new(),
             limits: ingest::Limits::default(),
             ingest: ingest::Http::default(),
-            flush: Flush::default(),
+            flush: FlushConfig::default(),
             memory: Memory::default(),
             compaction: Compaction::default(),
             kafka: Kafka::default(),
@@ -121,6 +123,12 @@ impl Config {
     /// What the gateway is told.
     pub fn gateway(&self) -> ingest::Config {
         ingest::Config { http: self.ingest.clone(), limits: self.limits.clone() }
+    }
+
+    /// What each processor is told when `processors` share the memory. `drain_to_end`: the gateway stops first.
+    pub fn processor(&self, processors: usize, drain_to_end: bool) -> processor::Config {
+        let memory = ByteSize(self.memory.processor.as_u64() / processors.max(1) as u64);
+        processor::Config { flush: self.flush.clone(), memory, drain_to_end, ..processor::Config::default() }
     }
 
     /// The datasets, checked; without a `[datasets]` section `events` alone.

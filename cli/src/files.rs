@@ -3,7 +3,7 @@
 use crate::args;
 use crate::config::Config;
 use crate::tables;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use lake::file::DataFile;
 use lake::state::Keep;
 use serde_json::json;
@@ -13,10 +13,14 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 pub async fn run(args: &args::Files, config: &Config) -> anyhow::Result<()> {
     let lake = tables::open_lake(config).await?;
     let table = tables::open_table(config, &lake, &args.dataset).await?;
-    let state = table.load_version(args.version, Keep::Files, &[]).await.with_context(|| match args.version {
-        Some(version) => format!("cannot read version {version} of {} (see --version)", args.dataset),
-        None => format!("cannot read {}", args.dataset),
-    })?;
+    let mut state = table.load(Keep::Files, &[]).await.with_context(|| format!("cannot read {}", args.dataset))?;
+    if let Some(version) = args.version.filter(|version| *version != state.version) {
+        if version > state.version {
+            bail!("there is no version {version} of {} yet: --version may be up to {}", args.dataset, state.version);
+        }
+        let older = table.load_version(Some(version), Keep::Files, &[]).await;
+        state = older.with_context(|| format!("cannot read version {version} of {} any more", args.dataset))?;
+    }
     let files = state.files().values().map(|file| (format!("{}/{}", table.url(), file.path), file.as_ref()));
     match print(files, args.json, &mut BufWriter::new(io::stdout().lock())) {
         // The reader of a pipe has seen enough.

@@ -1,7 +1,7 @@
 //! The binary `lakehose`: every role as a subcommand, all of them in one process (`up`), and tools.
 //!
 //! Read in the order of the `mod` lines: what the user may say and what it means, how the process shows itself, what it
-//! works with, which roles it plays and how they end, and the tools.
+//! works with, which roles it plays and how they end, the tools, and how a failure is told.
 
 #![allow(unreachable_pub, reason = "a binary exports nothing: `pub` tells what a module offers the others")]
 
@@ -20,6 +20,7 @@ mod parts;
 mod shutdown;
 mod files;
 mod check;
+mod failure;
 
 use args::{Args, Command};
 use config::Config;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
-            eprintln!("lakehose: {}", one_line(&format!("{err:#}")));
+            eprintln!("lakehose: {}", failure::in_one_line(&err));
             ExitCode::FAILURE
         }
     }
@@ -71,9 +72,4 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         Command::Files(files) => files::run(files, &config).await,
         Command::Check(_) => check::run(&config).await,
     }
-}
-
-/// Errors of libraries may span lines; ours are one.
-fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }

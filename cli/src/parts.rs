@@ -3,6 +3,7 @@
 //! An event goes through the stages from first to last, so they end in that order too: each finishes what the one
 //! before has left it. A part that ends by itself ends the process: half a pipeline would only look alive.
 
+use crate::failure::in_one_line;
 use anyhow::{Context, anyhow};
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -75,7 +76,7 @@ impl Parts {
         warn!(part = name, "part of the process failed, stopping the others");
         match tokio::time::timeout(self.after_failure, self.drain()).await {
             Ok(Ok(())) => {}
-            Ok(Err(err)) => warn!(error = format!("{err:#}"), "another part failed while stopping"),
+            Ok(Err(err)) => warn!(error = in_one_line(&err), "another part failed while stopping"),
             Err(_) => warn!("gave up waiting for the other parts"),
         }
         Err(failure)

@@ -9,12 +9,14 @@ use crate::log;
 use crate::parts::{Parts, Stage};
 use crate::shutdown;
 use crate::status;
+use crate::tables;
 use crate::telemetry::Telemetry;
 use crate::welcome::Welcome;
 use anyhow::Context;
 use eventlog::Log;
+use lake::Lake;
 use lake::dataset::Dataset;
-use lake::store::Lake;
+use processor::Progress;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +40,8 @@ impl Roles {
 
 /// Runs `roles` until a signal ends them, or one of them fails.
 pub async fn run(roles: Roles, config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
+    ingest::metrics::describe();
+    processor::metrics::describe();
     let shutdown = shutdown::on_signal()?;
     let surroundings = tokio::select! {
         found = Surroundings::find(roles, &config) => found?,
@@ -66,13 +70,16 @@ impl Surroundings {
             false => None,
         };
         let lake = match roles.processor || roles.compactor {
-            true => Some(crate::tables::open_lake(config).await?),
+            true => Some(tables::open_lake(config).await?),
             false => None,
         };
         let log = match roles.gateway || roles.processor {
             true => Some(log::open(config, &datasets).await?),
             false => None,
         };
+        if let (Some(lake), true) = (&lake, roles.processor) {
+            tables::prepare(lake, &datasets).await?;
+        }
         Ok(Surroundings { datasets, admin, gateway, log, lake, roles })
     }
 
@@ -97,17 +104,38 @@ impl Surroundings {
             let config = config.gateway();
             parts.start(Stage::Gateway, "gateway", |stop| ingest::serve(listener, config, deps, stop));
         }
+        if let (Some(lake), Some(log), true) = (&self.lake, &self.log, self.roles.processor) {
+            let config = config.processor(self.datasets.len(), self.roles.gateway);
+            for dataset in &self.datasets {
+                let name = format!("processor of {}", dataset.name);
+                let progress = Arc::new(Progress::default());
+                let (log, lake, dataset) = (Arc::clone(log), lake.clone(), dataset.clone());
+                health.watch(&name, watch(Arc::clone(&progress)));
+                let deps = processor::Deps { log, lake, dataset, progress };
+                parts.start(Stage::Processor, name, |stop| processor::run(config.clone(), deps, stop));
+            }
+        }
         let admin = tokio::spawn(admin::run(self.admin, health, telemetry.metrics.clone(), shutdown.clone()));
         let status = tokio::spawn(status::report(telemetry.clone()));
         let result = parts.run(&shutdown).await;
         status.abort();
+        if let Some(line) = &telemetry.line {
+            line.abandon();
+        }
         let closed = match &self.log {
             Some(log) => log.close().await.context("close the log"),
             None => Ok(()),
         };
         admin.abort();
         result.and(closed)?;
-        info!(roles = ?self.roles, "stopped; everything accepted is in the table");
+        info!("stopped");
         Ok(())
+    }
+}
+
+fn watch(progress: Arc<Progress>) -> impl Fn() -> Result<(), String> {
+    move || match progress.is_ready() {
+        true => Ok(()),
+        false => Err("reading the table and joining the consumer group".to_owned()),
     }
 }

@@ -25,11 +25,14 @@ pub struct Totals {
 impl Totals {
     /// Reads them from metrics in Prometheus' text format.
     pub fn read(metrics: &str) -> Totals {
+        let lag = sum(metrics, "lakehose_processor_lag_records");
+        // A processor tells its lag from the start, but its commits only from the first one on.
+        let committed = sum(metrics, "lakehose_processor_rows_committed_total").or(lag.map(|_| 0));
         Totals {
             accepted: sum(metrics, "lakehose_ingest_events_accepted_total"),
-            committed: sum(metrics, "lakehose_processor_events_committed_total"),
-            lag: sum(metrics, "lakehose_processor_lag_records"),
-            files: sum(metrics, "lakehose_table_files"),
+            committed,
+            lag,
+            files: sum(metrics, "lakehose_compactor_live_files"),
         }
     }
 }
@@ -87,7 +90,6 @@ async fn draw(telemetry: Telemetry, line: ProgressBar) {
             totals.files.map(|n| format!("files {}", HumanCount(n))),
         ];
         line.set_message(parts.into_iter().flatten().collect::<Vec<_>>().join("  ·  "));
-        line.tick();
     }
 }
 
@@ -124,9 +126,10 @@ mod tests {
                        lakehose_processor_lag_records{dataset=\"a\",partition=\"0\"} 3\n\
                        lakehose_processor_lag_records{dataset=\"} 7\",partition=\"1\"} 4\n\
                        lakehose_processor_lag_records_of_others 100\n\
-                       lakehose_table_files 9\n";
+                       lakehose_compactor_live_files 9\n";
         let totals = Totals::read(metrics);
         assert_eq!((totals.lag, totals.files, totals.accepted), (Some(7), Some(9), None));
+        assert_eq!(totals.committed, Some(0));
     }
 
     #[test]

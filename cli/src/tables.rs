@@ -2,22 +2,36 @@
 
 use crate::config::Config;
 use anyhow::{Context, bail};
-use lake::dataset::{Dataset, DatasetSpec};
+use lake::dataset::{Dataset, DatasetSpec, dead_table};
 use lake::schema;
 use lake::store::Lake;
 use lake::table::Table;
 
 /// Opens the lake, and finds out whether it can be reached.
 pub async fn open_lake(config: &Config) -> anyhow::Result<Lake> {
-    let lake = Lake::open(&config.lake_location()).context("cannot use the lake (--lake)")?;
-    let hint = match lake.url().scheme() {
-        "s3" => {
+    let location = config.lake_location();
+    let hint = match &config.lake {
+        None => "choose another directory with --data, or another place with --lake",
+        Some(url) if url.starts_with("s3:") => {
             "check --lake, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, unless it is AWS, AWS_ENDPOINT_URL"
         }
-        _ => "choose another place with --lake",
+        Some(_) => "choose another place with --lake",
     };
-    lake.probe().await.with_context(|| format!("cannot reach the lake {} ({hint})", lake.url()))?;
+    let lake = Lake::open(&location).with_context(|| format!("cannot use the lake ({hint})"))?;
+    lake.probe().await.with_context(|| format!("cannot reach the lake ({hint})"))?;
     Ok(lake)
+}
+
+/// Makes the tables that are not there yet, and refuses those of another schema.
+pub async fn prepare(lake: &Lake, datasets: &[Dataset]) -> anyhow::Result<()> {
+    for dataset in datasets {
+        let dead = dead_table(&dataset.name);
+        for (name, schema) in [(dataset.name.as_str(), schema::events(dataset)), (dead.as_str(), schema::dead())] {
+            let table = Table::open_or_create(lake, name, schema).await;
+            table.with_context(|| format!("cannot use the table {name}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens an existing table for reading, by its name: that of a dataset, or of its dead letters.

@@ -19,8 +19,8 @@ pub enum LogFormat {
 }
 
 /// Libraries that report every attempt of their own, which our roles report once and with its meaning.
-const QUIET: &str =
-    "rdkafka=off,librdkafka=off,object_store=error,delta_kernel=error,fjall=warn,lsm_tree=warn,hyper=warn";
+const QUIET: &str = "rdkafka=off,eventlog::kafka::context=error,object_store=error,delta_kernel=off,\
+                     delta_kernel_default_engine=off,fjall=warn,lsm_tree=warn,hyper=warn,hyper_util=warn";
 
 /// Upper ends of the buckets of `…_seconds` histograms.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];

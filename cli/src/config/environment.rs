@@ -21,7 +21,7 @@ pub fn apply(settings: &mut Table, variables: impl Iterator<Item = (String, Stri
     let mut unknown = Vec::new();
     for (variable, value) in variables {
         let Some(name) = variable.strip_prefix(PREFIX) else { continue };
-        if OPTIONS.contains(&name) || is_from_kubernetes(name) {
+        if OPTIONS.contains(&name) || is_from_kubernetes(name) || is_of_the_tests(name) {
             continue;
         }
         match setting(name) {
@@ -51,6 +51,11 @@ fn is_from_kubernetes(name: &str) -> bool {
         || holds("_SERVICE_PORT")
         || ends("PORT")
         || (holds("_PORT_") && (holds("_TCP") || holds("_UDP")))
+}
+
+/// What this project's own scripts tell its tests.
+fn is_of_the_tests(name: &str) -> bool {
+    name == "CACHE" || name.starts_with("TEST_")
 }
 
 fn set(settings: &mut Table, section: &str, field: &str, value: &str) -> Result<(), String> {

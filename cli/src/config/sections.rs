@@ -5,23 +5,6 @@ use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// `[flush]`: when events go from memory into the table, whichever comes first.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Flush {
-    /// At the latest so long after they were read.
-    #[serde(with = "humantime_serde")]
-    pub every: Duration,
-    /// At so many bytes of events.
-    pub bytes: ByteSize,
-}
-
-impl Default for Flush {
-    fn default() -> Self {
-        Flush { every: Duration::from_secs(5), bytes: ByteSize::mib(64) }
-    }
-}
-
 /// `[memory]`: what the buffers of a role may take.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
