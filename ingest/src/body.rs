@@ -29,6 +29,7 @@ impl From<Spent> for Stopped {
 /// A body that is arriving.
 pub(crate) struct Upload {
     stream: BodyDataStream,
+    /// Nothing more is to be read.
     ended: bool,
 }
 
@@ -49,7 +50,14 @@ impl Upload {
         timeout: Duration,
         held: &mut Reservation,
     ) -> Result<Bytes, Stopped> {
-        tokio::time::timeout(timeout, self.collect(max, held)).await.unwrap_or(Err(Stopped::Slow))
+        match tokio::time::timeout(timeout, self.collect(max, held)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                // Nobody waits for the rest of a body that was too slow.
+                self.ended = true;
+                Err(Stopped::Slow)
+            }
+        }
     }
 
     /// Throws away what has not been read, in the background.

@@ -95,7 +95,9 @@ impl Server {
             .timer(TokioTimer::new())
             .header_read_timeout(config.idle_timeout)
             .max_buf_size(READ_BUFFER)
-            .pipeline_flush(true);
+            // A sender that closes its half after the body still wants the answer; and one that is gone does not stop
+            // the log half way.
+            .half_close(true);
         builder
             .http2()
             .timer(TokioTimer::new())
