@@ -90,6 +90,7 @@ impl Surroundings {
             admin: self.admin.local_addr()?,
             log: self.log.is_some().then(|| log::place(config)),
             lake: self.lake.as_ref(),
+            endpoint: tables::endpoint(),
         })
     }
 

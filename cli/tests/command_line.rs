@@ -110,6 +110,11 @@ fn a_mistake_in_the_environment_names_the_variable() {
 fn listening_beyond_this_machine_without_keys_needs_insecure() {
     let (_, line) = complaint(lakehose(empty().path(), &["up", "--listen", "0.0.0.0:0"]));
     assert_says(&line, &["0.0.0.0:0", "--insecure", "127.0.0.1"]);
+
+    let directory = empty();
+    let mut command = lakehose(directory.path(), &["up", "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"]);
+    command.env("LAKEHOSE_INSECURE", "1");
+    assert!(Running::start(command).said.contains("POST events to http://127.0.0.1:"));
 }
 
 #[test]
