@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Says what every series means; call once, after the recorder is installed.
 pub fn describe() {
-    describe_counter!("lakehose_processor_rows_committed_total", Unit::Count, "Rows made visible in the table");
+    describe_counter!("lakehose_processor_events_committed_total", Unit::Count, "Rows made visible in the table");
     describe_counter!("lakehose_processor_fragments_committed_total", Unit::Count, "Files added to the table");
     describe_counter!("lakehose_processor_fragment_bytes_total", Unit::Bytes, "Bytes of fragments stored");
     describe_counter!("lakehose_processor_records_read_total", Unit::Count, "Records read from the log");
@@ -69,7 +69,7 @@ pub(crate) fn upload_retried() {
 
 pub(crate) fn committed(files: usize, rows: u64, elapsed: Duration) {
     counter!("lakehose_processor_fragments_committed_total").increment(files as u64);
-    counter!("lakehose_processor_rows_committed_total").increment(rows);
+    counter!("lakehose_processor_events_committed_total").increment(rows);
     histogram!("lakehose_processor_commit_seconds").record(elapsed);
 }
 

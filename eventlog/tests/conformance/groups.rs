@@ -22,7 +22,7 @@ struct Table {
 impl Table {
     fn take(&self, member: usize, partition: i32) -> Position {
         let before = self.owner.lock().unwrap().insert(partition, member);
-        assert_eq!(before, None, "partition {partition} is owned twice");
+        assert_eq!(before, None, "partition {partition} is given to {member}, too");
         let offset = *self.next.lock().unwrap().entry(partition).or_default();
         Position { partition, offset }
     }
