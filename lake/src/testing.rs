@@ -188,11 +188,7 @@ impl ObjectStore for FaultyStore {
         self.control.run(Op::Put, location, self.inner.put_opts(location, payload, opts)).await
     }
 
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        opts: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         let start = self.inner.put_multipart_opts(location, opts);
         let inner = self.control.run(Op::StartUpload, location, start).await?;
         Ok(Box::new(FaultyUpload { inner, location: location.clone(), control: Arc::clone(&self.control) }))
