@@ -22,6 +22,11 @@ pub async fn open_lake(config: &Config) -> anyhow::Result<Lake> {
     Ok(lake)
 }
 
+/// URL of the S3 store when it is not AWS, from the variables that the lake reads.
+pub fn endpoint() -> Option<String> {
+    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(|name| std::env::var(name).ok())
+}
+
 /// Makes the tables that are not there yet, and refuses those of another schema.
 pub async fn prepare(lake: &Lake, datasets: &[Dataset]) -> anyhow::Result<()> {
     for dataset in datasets {

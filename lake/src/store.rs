@@ -105,6 +105,12 @@ impl Lake {
         Lake { store, root, url }
     }
 
+    /// The same place, reached through another store.
+    #[cfg(feature = "testing")]
+    pub fn with_store(&self, store: Arc<dyn ObjectStore>) -> Lake {
+        Lake { store, ..self.clone() }
+    }
+
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
     }
