@@ -10,3 +10,4 @@ mod support;
 
 mod first_steps;
 mod crashes;
+mod many_processes;

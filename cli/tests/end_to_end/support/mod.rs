@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod duckdb;
 pub mod table;
 pub mod reader;
+pub mod kafka;
 
 use std::time::{Duration, Instant};
 
