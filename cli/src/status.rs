@@ -27,7 +27,7 @@ impl Totals {
     pub fn read(metrics: &str) -> Totals {
         let lag = sum(metrics, "lakehose_processor_lag_records");
         // A processor tells its lag from the start, but its commits only from the first one on.
-        let committed = sum(metrics, "lakehose_processor_rows_committed_total").or(lag.map(|_| 0));
+        let committed = sum(metrics, "lakehose_processor_events_committed_total").or(lag.map(|_| 0));
         Totals {
             accepted: sum(metrics, "lakehose_ingest_events_accepted_total"),
             committed,
