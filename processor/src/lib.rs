@@ -67,7 +67,10 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> any
     let (committer, committing) = Committer::start(events.clone(), dead, partitions).await.context("read the table")?;
     let consumer = log.consumer(&dataset.name, &group(&dataset.name)).context("join the consumer group")?;
     progress.set_ready();
-    let worker = worker::Worker::new(config, dataset, consumer, committer, events, progress, shutdown);
+    // If this future is dropped, the thread must not go on by itself.
+    let stop = shutdown.child_token();
+    let _stop_when_dropped = stop.clone().drop_guard();
+    let worker = worker::Worker::new(config, dataset, consumer, committer, events, progress, stop);
     let runtime = tokio::runtime::Handle::current();
     // A thread of its own: the poll must never wait behind other work, and the consumer must stay on one thread.
     let thread = std::thread::Builder::new().name("processor".into()).spawn(move || worker.run(&runtime))?;

@@ -50,8 +50,8 @@ pub struct Worker {
     partitions: BTreeMap<i32, Owned>,
     joining: BTreeSet<i32>,
     releases: Vec<Release>,
-    /// Positions to start from, until the log has told its bounds.
-    starts: Vec<(i32, Option<i64>)>,
+    /// Positions to start from, as they were asked for together, until the log has told its bounds.
+    starts: Vec<Vec<(i32, Option<i64>)>>,
     in_flight: BTreeMap<u64, InFlight>,
     next_flush: u64,
     last_turn: Option<oneshot::Receiver<()>>,
@@ -217,7 +217,7 @@ impl Worker {
     fn take_messages(&mut self, runtime: &Handle) -> anyhow::Result<()> {
         while let Ok(message) = self.messages.1.try_recv() {
             match message {
-                Message::Positions(positions) => self.starts.extend(positions),
+                Message::Positions(positions) => self.starts.push(positions),
                 Message::Flushed(flushed) => self.flushed(runtime, flushed)?,
             }
         }
@@ -242,9 +242,21 @@ impl Worker {
         });
     }
 
-    /// Starts reading where the table says, as soon as the log has told what it still holds.
+    /// Starts reading where the table says, as soon as the log has told what it still holds. Partitions that were
+    /// assigned together start together: the log takes one answer to an assignment.
     fn start_partitions(&mut self) -> anyhow::Result<()> {
-        for (partition, position) in std::mem::take(&mut self.starts) {
+        for positions in std::mem::take(&mut self.starts) {
+            if let Err(err) = self.start_together(&positions)? {
+                wait_if_retryable(err, "start reading")?;
+                self.starts.push(positions);
+            }
+        }
+        Ok(())
+    }
+
+    fn start_together(&mut self, positions: &[(i32, Option<i64>)]) -> anyhow::Result<Result<(), LogError>> {
+        let (mut buffers, mut assign, mut seek) = (Vec::new(), Vec::new(), Vec::new());
+        for &(partition, position) in positions {
             let joining = self.joining.contains(&partition);
             let resetting = self.partitions.get(&partition).is_some_and(|owned| owned.state == State::Resetting);
             if !joining && !resetting {
@@ -252,31 +264,38 @@ impl Worker {
             }
             let bounds = match self.consumer.bounds(partition, BOUNDS_WITHIN) {
                 Ok(bounds) => bounds,
-                Err(err) => {
-                    wait_if_retryable(err, "ask the log for its bounds")?;
-                    self.starts.push((partition, position));
-                    continue;
-                }
+                Err(err) => return Ok(Err(err)),
             };
             let start = position.unwrap_or(bounds.first);
             self.check_not_ahead(partition, start, bounds.next)?;
             let mut buffer = PartitionBuffer::new(Arc::clone(&self.plan), partition, start);
-            self.count_gone(partition, start, buffer.skip_to(bounds.first, Instant::now()));
+            let gone = buffer.skip_to(bounds.first, Instant::now());
             let from = Position { partition, offset: buffer.position() };
-            let started = if joining { self.consumer.assign(&[from]) } else { self.consumer.seek(from) };
-            if let Err(err) = started {
-                wait_if_retryable(err, "start reading a partition")?;
-                self.starts.push((partition, position));
-                continue;
+            if joining {
+                assign.push(from)
+            } else {
+                seek.push(from)
             }
+            buffers.push((start, gone, buffer));
+        }
+        let started = match assign.is_empty() {
+            true => Ok(()),
+            false => self.consumer.assign(&assign),
+        };
+        if let Err(err) = started.and_then(|()| seek.into_iter().try_for_each(|to| self.consumer.seek(to))) {
+            return Ok(Err(err));
+        }
+        for (start, gone, buffer) in buffers {
+            let partition = buffer.partition();
+            self.count_gone(partition, start, gone);
             if self.paused {
                 self.consumer.pause(&[partition]).context("pause a partition")?;
             }
-            debug!(partition, offset = from.offset, "reading");
+            debug!(partition, offset = buffer.position(), "reading");
             self.joining.remove(&partition);
             self.partitions.insert(partition, Owned { buffer, committed: start, state: State::Reading });
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     fn check_not_ahead(&self, partition: i32, start: i64, next: i64) -> anyhow::Result<()> {
@@ -426,7 +445,7 @@ impl Worker {
     /// Asks where to read on, for partitions of which a flush was rejected, once none of theirs is under way.
     fn resume_from_table(&mut self, runtime: &Handle) {
         let busy: BTreeSet<i32> = self.in_flight.values().flat_map(|flush| flush.partitions.iter().copied()).collect();
-        let waiting: BTreeSet<i32> = self.starts.iter().map(|(partition, _)| *partition).collect();
+        let waiting: BTreeSet<i32> = self.starts.iter().flatten().map(|(partition, _)| *partition).collect();
         let resetting = self.partitions.iter().filter(|(_, owned)| owned.state == State::Resetting);
         let ready: Vec<i32> =
             resetting.map(|(p, _)| *p).filter(|p| !busy.contains(p) && !waiting.contains(p)).collect();
