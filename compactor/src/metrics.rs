@@ -2,7 +2,7 @@
 
 use crate::merge::Merged;
 use crate::sweep::Why;
-use metrics::{counter, describe_counter, describe_histogram, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use std::time::Duration;
 
 const FILES_REPLACED: &str = "lakehose_compactor_files_replaced_total";
@@ -14,6 +14,7 @@ const DUPLICATES: &str = "lakehose_compactor_duplicates_dropped_total";
 const RACES_LOST: &str = "lakehose_compactor_races_lost_total";
 const JOBS_FAILED: &str = "lakehose_compactor_jobs_failed_total";
 const FILES_DELETED: &str = "lakehose_compactor_files_deleted_total";
+const FILES_LIVE: &str = "lakehose_compactor_files_live";
 const JOB_SECONDS: &str = "lakehose_compactor_job_seconds";
 
 /// Registers what every series means.
@@ -27,6 +28,7 @@ pub fn describe() {
     describe_counter!(RACES_LOST, "Merges whose inputs another compactor replaced first");
     describe_counter!(JOBS_FAILED, "Merges that ended without a file to commit");
     describe_counter!(FILES_DELETED, "Files deleted: removed from the table before, or never in it");
+    describe_gauge!(FILES_LIVE, "Files that make up the table, as of the last look at it");
     describe_histogram!(JOB_SECONDS, "Seconds from the first read of a merge to its commit");
 }
 
@@ -58,4 +60,8 @@ pub(crate) fn file_deleted(table: &str, why: Why) {
         Why::Orphan => "orphan",
     };
     counter!(FILES_DELETED, "table" => table.to_owned(), "kind" => kind).increment(1);
+}
+
+pub(crate) fn files_live(table: &str, files: usize) {
+    gauge!(FILES_LIVE, "table" => table.to_owned()).set(files as f64);
 }

@@ -82,6 +82,7 @@ impl Worker {
     pub async fn turn(&mut self, shutdown: &CancellationToken) -> Result<Turn, TableError> {
         let Some((table, mut view)) = self.open().await? else { return Ok(Turn::default()) };
         let turn = self.work(&table, &mut view, shutdown).await;
+        metrics::files_live(&self.name, view.state.files().len());
         self.known = Some((table, view));
         turn
     }

@@ -50,8 +50,8 @@ pub trait Log: Send + Sync + 'static {
 /// `max.poll.interval.ms`), also while every partition is paused.
 pub trait Consumer: Send {
     /// Waits up to `max_wait` for input and hands records, if that is what came, to `sink`, borrowed from the log's
-    /// own buffers. Hands over at most [`MAX_RECORDS_PER_POLL`] records or [`MAX_BYTES_PER_POLL`] bytes (and at least
-    /// one record), so a caller can look after its memory between calls.
+    /// own buffers. Hands over at most [`MAX_RECORDS_PER_POLL`] records, and no further one once they have
+    /// [`MAX_BYTES_PER_POLL`] bytes, so a caller can look after its memory between calls.
     fn poll(&mut self, max_wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Input, LogError>;
 
     /// Answers [`Input::Assigned`]: read each partition from the given offset on.
@@ -85,7 +85,7 @@ pub trait Consumer: Send {
 /// Upper bound of records that one [`Consumer::poll`] hands out.
 pub const MAX_RECORDS_PER_POLL: usize = 4_096;
 
-/// Upper bound of key and value bytes that one [`Consumer::poll`] hands out, unless its first record alone is larger.
+/// A [`Consumer::poll`] ends with the record that brings its key and value bytes up to this.
 pub const MAX_BYTES_PER_POLL: usize = 4 * 1024 * 1024;
 
 /// What a poll brought.

@@ -1,1 +1,46 @@
-//! Placeholder.
+//! HTTP to the log: accept or refuse quickly, and never lie about it.
+//!
+//! # Life of a request
+//!
+//! 1. [`serve`](mod@serve) takes the connection; [`routes`] is the whole URL space on one screen.
+//! 2. [`accept`] is the order of things for `POST /v1/events/{dataset}`. What costs nothing is asked first: the dataset,
+//!    the content type, the length, whether the log is up.
+//! 3. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
+//!    ([`pressure`]).
+//! 4. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
+//!    address and for the gateway as a whole.
+//! 5. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
+//!    others; records share the bytes of the body.
+//! 6. The log appends. Only what it reports as durable is counted as accepted (invariant I1), and [`answer`] says per
+//!    event what became of it.
+//!
+//! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP.
+//!
+//! Authentication, compression, CloudEvents and idempotency keys belong between steps 2 and 4; they are not here yet.
+
+mod config;
+mod clock;
+mod serve;
+mod routes;
+mod accept;
+mod pressure;
+mod body;
+mod decode;
+mod limits;
+mod key_table;
+mod batch;
+mod trace_context;
+mod answer;
+mod refusal;
+pub mod metrics;
+
+pub use clock::Clock;
+pub use config::{Config, ConfigError, Http, Limit, Limits};
+pub use routes::{Deps, router};
+pub use serve::serve;
+
+/// What benchmarks measure on its own. Not part of the contract of this crate.
+#[doc(hidden)]
+pub mod bench {
+    pub use crate::decode::{Form, frame};
+}

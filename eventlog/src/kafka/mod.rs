@@ -29,6 +29,9 @@ use tracing::{error, warn};
 /// How often a broker that is down is asked whether it is back.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a delivery report may come after the delivery time-out, which librdkafka looks at once a second.
+const LATE_REPORTS: Duration = Duration::from_secs(2);
+
 /// A Kafka cluster.
 pub struct KafkaLog {
     options: KafkaOptions,
@@ -96,8 +99,13 @@ impl KafkaLog {
         }
         let answer = producer::send(&producer, topic, &records, self.limits);
         drop(records);
-        // The sender is dropped unanswered only if librdkafka forgets a record, for example when the client ends.
-        answer.await.unwrap_or_else(|_| refuse(AppendError::Unknown(self.limits.delivery_timeout)))
+        // librdkafka may take longer than its own time-out to give a record up that was on its way when the broker
+        // went; and it forgets records only when the client ends.
+        let within = self.limits.delivery_timeout + LATE_REPORTS;
+        match tokio::time::timeout(within, answer).await {
+            Ok(Ok(fates)) => fates,
+            Ok(Err(_)) | Err(_) => refuse(AppendError::Unknown(self.limits.delivery_timeout)),
+        }
     }
 }
 

@@ -14,6 +14,9 @@ pub struct KafkaOptions {
     /// `host:port`, several separated by commas.
     pub brokers: String,
     /// Any option of librdkafka, applied last and to every client; for example `security.protocol` and `sasl.*`.
+    ///
+    /// With `group.protocol=consumer` (KIP-848) this librdkafka lets another member have a partition before
+    /// [`crate::Consumer::release`] is answered: correct by the table's fence alone, at the price of repeated work.
     pub options: BTreeMap<String, String>,
     /// Static membership: a name that stays the same when this process restarts, so that a restart is no rebalance.
     pub group_instance_id: Option<String>,
@@ -97,7 +100,9 @@ impl KafkaOptions {
             .set("client.id", "lakehose")
             .set("allow.auto.create.topics", "false")
             .set("message.max.bytes", (self.max_record_bytes + Self::FRAMING).to_string())
-            .set("socket.keepalive.enable", "true");
+            .set("socket.keepalive.enable", "true")
+            // A broker that is back is to be used at once, not after librdkafka's ten seconds.
+            .set("reconnect.backoff.max.ms", "1000");
         config
     }
 

@@ -1,9 +1,9 @@
 //! Turns librdkafka's rebalance callback into data, and defers its effect until the caller answers.
 //!
 //! librdkafka waits for the answer (`assign`, or its incremental form) as long as it takes, within
-//! `max.poll.interval.ms`, and hands out no records meanwhile; so the callback only notes what happened. Two cases are
-//! answered at once: partitions that are already lost, where there is nothing to wait for, and a consumer that is
-//! closing, which would otherwise wait for an answer that never comes.
+//! `max.poll.interval.ms`, and hands out no records meanwhile; so the callback only notes what happened. Three cases are
+//! answered at once: partitions that are already lost, and steps of a rebalance that move no partition, where there is
+//! nothing to wait for; and a consumer that is closing, which would wait for an answer that never comes.
 
 use super::context;
 use rdkafka::ClientContext;
@@ -86,11 +86,14 @@ impl ConsumerContext for Rebalances {
         let assigned = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let lost = !assigned && consumer.assignment_lost();
         debug!(?numbers, assigned, lost, "rebalance");
-        if self.closing.load(Ordering::Acquire) || lost {
+        if self.closing.load(Ordering::Acquire) || lost || numbers.is_empty() {
             let answered = if assigned { take(consumer, partitions) } else { give(consumer, partitions) };
             if let Err(err) = answered {
                 warn!(%err, "rebalance not answered");
             }
+        }
+        if numbers.is_empty() {
+            return;
         }
         let event = match (assigned, lost) {
             (true, _) => Event::Assigned(numbers),

@@ -97,8 +97,11 @@ pub(super) fn read_record(batch: &[u8], at: usize) -> Option<(Framed<'_>, usize)
     Some((Framed { key, value, headers: Headers::from_framed(headers) }, at))
 }
 
+/// A header's name and value.
+type Header<'a> = (&'a str, Option<&'a [u8]>);
+
 /// The header that starts at `at`, and where the next one starts; `None` at the end.
-pub(crate) fn read_header(bytes: &[u8], at: usize) -> Option<((&str, Option<&[u8]>), usize)> {
+pub(crate) fn read_header(bytes: &[u8], at: usize) -> Option<(Header<'_>, usize)> {
     let name_len = u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?) as usize;
     let (name, at) = slice(bytes, at + 2, name_len)?;
     let name = std::str::from_utf8(name).ok()?;

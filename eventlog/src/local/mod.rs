@@ -78,7 +78,7 @@ impl LocalLog {
             what: "open the local log",
             reason: format!("{}: {err:?}", dir.display()),
         };
-        let store = repair::open(dir, || Store::open(dir, &options))?;
+        let store = Store::open(dir, &options)?;
         let mut topics = HashMap::new();
         let mut known = HashSet::new();
         let mut live_bytes = 0;

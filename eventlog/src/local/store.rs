@@ -6,6 +6,7 @@
 //! exist; a segment without its entry there was being made or deleted when the process died, and is removed on open.
 
 use super::options::LocalOptions;
+use super::repair;
 use crate::LogError;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -52,13 +53,16 @@ impl Store {
             err => fatal(format!("{} is damaged or not a log directory: {err:?}", dir.display())),
         };
         std::fs::create_dir_all(dir).map_err(|err| fatal(format!("{}: {err}", dir.display())))?;
-        let db = Database::builder(dir)
-            .cache_size(options.cache_bytes)
-            .max_journaling_size(options.journal_bytes.max(64 * 1024 * 1024))
-            .journal_compression(fjall::CompressionType::None)
-            .worker_threads(2)
-            .open()
-            .map_err(named)?;
+        let open = || {
+            Database::builder(dir)
+                .cache_size(options.cache_bytes)
+                .max_journaling_size(options.journal_bytes.max(64 * 1024 * 1024))
+                .journal_compression(fjall::CompressionType::None)
+                // With two, one of them spins while the other compacts; there is nothing to compact here anyway.
+                .worker_threads(1)
+                .open()
+        };
+        let db = repair::open(dir, open).map_err(named)?;
         let meta =
             db.keyspace(META, || KeyspaceCreateOptions::default().max_memtable_size(1024 * 1024)).map_err(named)?;
         Ok(Store { db, meta, segment_memtable: options.memtable_share().saturating_mul(2) })

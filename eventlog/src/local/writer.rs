@@ -66,6 +66,14 @@ struct Building {
     batch: Vec<u8>,
 }
 
+/// What a group has become.
+struct Committed {
+    /// The first offset of each part of each append.
+    answers: Vec<Vec<i64>>,
+    /// Bytes by topic.
+    written: BTreeMap<usize, u64>,
+}
+
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, commands: UnboundedReceiver<Command>) -> Writer {
         Writer { shared, commands, building: BTreeMap::new(), unflushed: BTreeMap::new() }
@@ -116,7 +124,7 @@ impl Writer {
         let started = Instant::now();
         let topics: BTreeMap<usize, Arc<Topic>> =
             group.iter().map(|append| (append.topic.id, Arc::clone(&append.topic))).collect();
-        let (answers, written) = match self.commit(&group, &topics) {
+        let Committed { answers, written } = match self.commit(&group, &topics) {
             Ok(done) => done,
             Err(err) => {
                 error!(%err, "the disk failed; the log takes no more records until it is opened again");
@@ -141,12 +149,7 @@ impl Writer {
     }
 
     /// Builds one batch of the whole group, commits it, and makes it visible.
-    #[allow(clippy::type_complexity)]
-    fn commit(
-        &mut self,
-        group: &[Append],
-        topics: &BTreeMap<usize, Arc<Topic>>,
-    ) -> fjall::Result<(Vec<Vec<i64>>, BTreeMap<usize, u64>)> {
+    fn commit(&mut self, group: &[Append], topics: &BTreeMap<usize, Arc<Topic>>) -> fjall::Result<Committed> {
         let timestamp_ms = now_ms();
         let segments: BTreeMap<usize, Arc<Segment>> = topics.iter().map(|(id, topic)| (*id, topic.active())).collect();
         let mut batch = self.shared.store.batch();
@@ -203,7 +206,7 @@ impl Writer {
             segments[id].bytes.fetch_add(*bytes, Ordering::AcqRel);
             segments[id].newest_ms.store(timestamp_ms, Ordering::Release);
         }
-        Ok((answers, written))
+        Ok(Committed { answers, written })
     }
 
     /// Ends segments that are large enough, and turns memtables into tables before they take too much memory.

@@ -1,1 +1,125 @@
-//! Kafka with faults.
+//! Kafka with faults: a broker that refuses, that is gone, or that never was there. librdkafka's own mock cluster plays
+//! the broker, so these need none.
+
+use crate::bed::{Bed, PATIENCE, numbered, record, runtime};
+use eventlog::kafka::{KafkaLog, KafkaOptions};
+use eventlog::{AppendError, LogError, Position};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use std::time::{Duration, Instant};
+
+const TOPIC: &str = "events";
+
+fn cluster() -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic(TOPIC, 3, 1).unwrap();
+    cluster
+}
+
+fn options(cluster: &MockCluster<'static, DefaultProducerContext>) -> KafkaOptions {
+    let delivery_timeout = Duration::from_secs(4);
+    KafkaOptions { brokers: cluster.bootstrap_servers(), delivery_timeout, ..KafkaOptions::default() }
+}
+
+#[test]
+fn passing_errors_of_the_broker_are_hidden_and_nothing_is_doubled() {
+    let cluster = cluster();
+    let bed = Bed::kafka_with(options(&cluster));
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        ],
+    );
+    let mut positions = bed.accepted(TOPIC, numbered(0, 500));
+    positions.sort();
+    positions.dedup();
+    assert_eq!(positions.len(), 500);
+    bed.log.health().unwrap();
+}
+
+#[test]
+fn a_missing_right_is_a_refusal() {
+    let fate = after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);
+    assert!(matches!(fate, Err(AppendError::Refused(_))), "{fate:?}");
+}
+
+#[test]
+fn a_record_that_the_broker_finds_too_large_is_too_large() {
+    let fate = after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE);
+    assert!(matches!(fate, Err(AppendError::TooLarge { .. })), "{fate:?}");
+}
+
+/// What a record's fate is when the broker answers so.
+fn after(error: RDKafkaRespErr) -> Result<Position, AppendError> {
+    let cluster = cluster();
+    let bed = Bed::kafka_with(options(&cluster));
+    cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
+    bed.append(TOPIC, vec![record("k", "v")]).remove(0)
+}
+
+#[test]
+fn a_broker_that_goes_is_noticed_and_its_return_too() {
+    let cluster = cluster();
+    let bed = Bed::kafka_with(options(&cluster));
+    bed.accepted(TOPIC, numbered(0, 10));
+    cluster.broker_down(1).unwrap();
+    let began = Instant::now();
+    let fate = bed.append(TOPIC, vec![record("k", "v")]).remove(0);
+    assert!(matches!(fate, Err(AppendError::Unknown(_) | AppendError::Unavailable(_))), "{fate:?}");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    let refusal = bed.log.health().unwrap_err();
+    assert!(matches!(refusal, LogError::Unavailable { .. }), "{refusal}");
+    // Known to be down, the log refuses at once.
+    let began = Instant::now();
+    let fate = bed.append(TOPIC, vec![record("k", "v")]).remove(0);
+    assert!(matches!(fate, Err(AppendError::Unavailable(_))), "{fate:?}");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+
+    cluster.broker_up(1).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while bed.log.health().is_err() {
+        assert!(Instant::now() < deadline, "never healthy again");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bed.accepted(TOPIC, numbered(10, 20));
+}
+
+#[test]
+fn an_unreachable_broker_is_named_within_the_time_limit() {
+    // Nothing listens on the port of a listener that was closed.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let connect_timeout = Duration::from_secs(2);
+    let options = KafkaOptions { brokers: free.to_string(), connect_timeout, ..KafkaOptions::default() };
+    let began = Instant::now();
+    let Err(refusal) = runtime().block_on(KafkaLog::connect(options)) else { panic!("connected to nothing") };
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(refusal.is_retryable(), "{refusal}");
+    assert!(refusal.to_string().contains(&free.to_string()), "{refusal}");
+}
+
+#[test]
+fn an_option_that_librdkafka_does_not_know_is_named() {
+    let options = [("no.such.option".to_owned(), "1".to_owned())].into();
+    let Err(refusal) = runtime().block_on(KafkaLog::connect(KafkaOptions { options, ..KafkaOptions::default() }))
+    else {
+        panic!("accepted");
+    };
+    assert!(!refusal.is_retryable());
+    assert!(refusal.to_string().contains("no.such.option"), "{refusal}");
+}
+
+#[test]
+fn a_reader_can_leave_while_the_broker_is_gone() {
+    let cluster = cluster();
+    let bed = Bed::kafka_with(options(&cluster));
+    let mut reader = bed.join(TOPIC, "group");
+    reader.accept(|_| 0);
+    cluster.broker_down(1).unwrap();
+    let began = Instant::now();
+    reader.consumer.close().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}

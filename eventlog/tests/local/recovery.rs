@@ -1,6 +1,6 @@
 //! What a second process finds, and what it is refused.
 
-use crate::bed::{TOPIC, append, drain, numbered, open, reader, runtime};
+use crate::bed::{TOPIC, append, drain, numbered, open, reader, record, runtime};
 use eventlog::local::{LocalLog, LocalOptions};
 use eventlog::{Bounds, Log, LogError, Position};
 use std::time::Duration;
@@ -112,4 +112,48 @@ fn a_short_queue_makes_callers_wait_and_refuses_nobody() {
     let fates = runtime.block_on(futures::future::join_all(calls));
     assert!(fates.iter().flatten().all(Result::is_ok));
     assert_eq!(drain(reader(&log, "group", |_| 0).as_mut()).len(), 6_000);
+}
+
+/// A log with three calls of 100 records in its journal, each with a mark; returns that journal.
+fn three_calls(dir: &std::path::Path) -> std::path::PathBuf {
+    let log = open(dir, LocalOptions::default(), 1);
+    for mark in ["first", "second", "third"] {
+        let mut records = numbered(0, 100);
+        records[50] = record("k", &format!("mark of the {mark} call"));
+        assert!(append(&log, records).iter().all(Result::is_ok));
+    }
+    drop(log);
+    let journals = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    journals.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).max().unwrap()
+}
+
+fn zero_out(journal: &std::path::Path, mark: &str) {
+    let mut bytes = std::fs::read(journal).unwrap();
+    let at = bytes.windows(mark.len()).position(|window| window == mark.as_bytes()).unwrap();
+    bytes[at..at + mark.len()].fill(0);
+    std::fs::write(journal, bytes).unwrap();
+}
+
+#[test]
+fn a_group_that_was_torn_by_a_power_failure_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = three_calls(dir.path());
+    zero_out(&journal, "mark of the third call");
+    let log = open(dir.path(), LocalOptions::default(), 1);
+    assert_eq!(drain(reader(&log, "group", |_| 0).as_mut()).len(), 200);
+    assert_eq!(append(&log, numbered(0, 1)).remove(0).unwrap().offset, 200);
+    assert!(journal.with_extension("torn").exists());
+}
+
+#[test]
+fn damage_before_the_last_group_is_an_error_and_stays_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = three_calls(dir.path());
+    zero_out(&journal, "mark of the second call");
+    let damaged = std::fs::read(&journal).unwrap();
+    let Err(LogError::Fatal { reason, .. }) = LocalLog::open(dir.path(), LocalOptions::default()) else {
+        panic!("opened a damaged log");
+    };
+    assert!(reason.contains("damaged"), "{reason}");
+    assert!(std::fs::read(&journal).unwrap() == damaged, "the journal was changed");
 }

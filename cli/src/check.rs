@@ -1,0 +1,64 @@
+//! `lakehose check`: whether the configuration is sound, and the log and the lake can be reached.
+
+use crate::config::Config;
+use crate::failure::in_one_line;
+use crate::log;
+use crate::tables;
+use anyhow::bail;
+use lake::dataset::Dataset;
+use lake::schema;
+use lake::state::Keep;
+use lake::store::Lake;
+use lake::table::Table;
+
+/// Prints one finding a line; fails if one of them is bad. Makes no topics and no tables.
+pub async fn run(config: &Config) -> anyhow::Result<()> {
+    let mut bad = 0;
+    let mut report = |what: &str, found: anyhow::Result<String>| match found {
+        Ok(detail) => println!("ok    {what}: {detail}"),
+        Err(err) => {
+            bad += 1;
+            println!("FAIL  {what}: {}", in_one_line(&err));
+        }
+    };
+    // It was loaded, so it is sound.
+    let datasets = config.datasets()?;
+    let names: Vec<&str> = datasets.iter().map(|dataset| dataset.name.as_str()).collect();
+    report("configuration", Ok(format!("datasets {}", names.join(", "))));
+    report("log", reach_log(config).await);
+    match tables::open_lake(config).await {
+        Ok(lake) => {
+            report("lake", Ok(lake.url().to_string()));
+            for dataset in &datasets {
+                report(&format!("table {}", dataset.name), look_at(&lake, dataset).await);
+            }
+        }
+        Err(err) => report("lake", Err(err)),
+    }
+    match bad {
+        0 => Ok(()),
+        1 => bail!("one check failed, see above"),
+        _ => bail!("{bad} checks failed, see above"),
+    }
+}
+
+async fn reach_log(config: &Config) -> anyhow::Result<String> {
+    let place = log::place(config);
+    // A running process has the embedded log to itself.
+    if let log::Place::Kafka { .. } = place {
+        log::open(config, &[]).await?.close().await?;
+    }
+    Ok(place.to_string())
+}
+
+async fn look_at(lake: &Lake, dataset: &Dataset) -> anyhow::Result<String> {
+    let wanted = schema::events(dataset);
+    let Some(table) = Table::open(lake, &dataset.name, wanted.clone()).await? else {
+        return Ok("not there yet, made by the first start".into());
+    };
+    let state = table.load(Keep::Txns, &[]).await?;
+    match wanted.conflict_with(&state.schema) {
+        Some(problem) => bail!("{problem}; choose another --lake or another name for the dataset"),
+        None => Ok(format!("version {}", state.version)),
+    }
+}

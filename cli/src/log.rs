@@ -1,0 +1,84 @@
+//! Opens the log that the configuration names: Kafka if it has brokers, else the one on this machine.
+
+use crate::config::Config;
+use anyhow::{Context, bail};
+use eventlog::Log;
+use eventlog::kafka::{KafkaLog, KafkaOptions};
+use eventlog::local::{LocalLog, LocalOptions};
+use lake::dataset::Dataset;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tracing::warn;
+
+/// Which log is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Kafka { brokers: String },
+    ThisMachine { directory: PathBuf },
+}
+
+/// Where the log of this configuration is.
+pub fn place(config: &Config) -> Place {
+    match &config.kafka.brokers {
+        Some(brokers) => Place::Kafka { brokers: brokers.clone() },
+        None => Place::ThisMachine { directory: config.log_directory() },
+    }
+}
+
+/// A log that processes on several machines can share.
+pub fn require_shared(config: &Config, role: &str) -> anyhow::Result<()> {
+    if config.kafka.brokers.is_none() {
+        bail!(
+            "`lakehose {role}` needs Kafka between the roles: give --brokers host:9092 (or [kafka] brokers), \
+             or run everything in one process with `lakehose up`"
+        );
+    }
+    Ok(())
+}
+
+/// Opens it, and makes the topics that it lacks.
+pub async fn open(config: &Config, datasets: &[Dataset]) -> anyhow::Result<Arc<dyn Log>> {
+    let place = place(config);
+    let log: Arc<dyn Log> = match &place {
+        Place::Kafka { brokers } => {
+            let options = KafkaOptions {
+                brokers: brokers.clone(),
+                options: config.kafka.options.clone(),
+                group_instance_id: config.kafka.group_instance_id.clone(),
+                ..KafkaOptions::default()
+            };
+            let log = KafkaLog::connect(options).await;
+            Arc::new(log.context("cannot use Kafka (check --brokers, and [kafka] options for TLS and SASL)")?)
+        }
+        Place::ThisMachine { directory } => {
+            let options = LocalOptions {
+                retain_age: Some(config.eventlog.retain_age),
+                retain_bytes: Some(config.eventlog.retain_bytes.as_u64()),
+                disk_budget: config.eventlog.disk_budget.as_u64(),
+                ..LocalOptions::default()
+            };
+            let directory = directory.clone();
+            let log = tokio::task::spawn_blocking(move || LocalLog::open(directory, options)).await?;
+            Arc::new(log.context("cannot use the embedded log (choose another directory with --data)")?)
+        }
+    };
+    for dataset in datasets {
+        let declared = dataset.spec.partitions;
+        let found = log.ensure_topic(&dataset.name, declared).await;
+        let found = found.with_context(|| format!("cannot use the topic {}", dataset.name))?;
+        if found != declared {
+            warn!(dataset = dataset.name, declared, found, "topic has another number of partitions than declared");
+        }
+    }
+    Ok(log)
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Kafka { brokers } => write!(f, "Kafka at {brokers}"),
+            Place::ThisMachine { directory } => write!(f, "embedded log in {}", directory.display()),
+        }
+    }
+}

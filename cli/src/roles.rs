@@ -1,0 +1,149 @@
+//! Starts the roles that a process consists of, and ends them in order.
+//!
+//! Everything that can be wrong with the surroundings (a port in use, no broker, no bucket, a table of another schema)
+//! is found before the first event is taken and before anything is printed.
+
+use crate::admin::{self, Health};
+use crate::config::Config;
+use crate::log;
+use crate::parts::{Parts, Stage};
+use crate::shutdown;
+use crate::status;
+use crate::tables;
+use crate::telemetry::Telemetry;
+use crate::welcome::Welcome;
+use anyhow::Context;
+use eventlog::Log;
+use lake::Lake;
+use lake::dataset::Dataset;
+use processor::Progress;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// Which roles a process plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    pub gateway: bool,
+    pub processor: bool,
+    pub compactor: bool,
+}
+
+impl Roles {
+    pub const ALL: Roles = Roles { gateway: true, processor: true, compactor: true };
+    const NONE: Roles = Roles { gateway: false, processor: false, compactor: false };
+    pub const INGEST: Roles = Roles { gateway: true, ..Roles::NONE };
+    pub const PROCESSOR: Roles = Roles { processor: true, ..Roles::NONE };
+    pub const COMPACTOR: Roles = Roles { compactor: true, ..Roles::NONE };
+}
+
+/// Runs `roles` until a signal ends them, or one of them fails.
+pub async fn run(roles: Roles, config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
+    ingest::metrics::describe();
+    processor::metrics::describe();
+    compactor::metrics::describe();
+    let shutdown = shutdown::on_signal()?;
+    let surroundings = tokio::select! {
+        found = Surroundings::find(roles, &config) => found?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    surroundings.welcome(&config)?.print();
+    surroundings.run(&config, telemetry, shutdown).await
+}
+
+/// What the roles work with, found to be there.
+struct Surroundings {
+    datasets: Vec<Dataset>,
+    admin: TcpListener,
+    gateway: Option<TcpListener>,
+    log: Option<Arc<dyn Log>>,
+    lake: Option<Lake>,
+    roles: Roles,
+}
+
+impl Surroundings {
+    async fn find(roles: Roles, config: &Config) -> anyhow::Result<Surroundings> {
+        let datasets = config.datasets()?;
+        let admin = config.admin.bind("--admin").await?;
+        let gateway = match roles.gateway {
+            true => Some(config.listen.bind("--listen").await?),
+            false => None,
+        };
+        let lake = match roles.processor || roles.compactor {
+            true => Some(tables::open_lake(config).await?),
+            false => None,
+        };
+        let log = match roles.gateway || roles.processor {
+            true => Some(log::open(config, &datasets).await?),
+            false => None,
+        };
+        if let (Some(lake), true) = (&lake, roles.processor) {
+            tables::prepare(lake, &datasets).await?;
+        }
+        Ok(Surroundings { datasets, admin, gateway, log, lake, roles })
+    }
+
+    fn welcome(&self, config: &Config) -> anyhow::Result<Welcome<'_>> {
+        Ok(Welcome {
+            datasets: &self.datasets,
+            gateway: self.gateway.as_ref().map(TcpListener::local_addr).transpose()?,
+            admin: self.admin.local_addr()?,
+            log: self.log.is_some().then(|| log::place(config)),
+            lake: self.lake.as_ref(),
+            endpoint: tables::endpoint(),
+        })
+    }
+
+    async fn run(self, config: &Config, telemetry: Telemetry, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let mut health = Health::default();
+        let mut parts = Parts::default();
+        if let Some(log) = self.log.clone() {
+            health.watch("log", move || log.health().map_err(|err| err.to_string()));
+        }
+        if let (Some(listener), Some(log)) = (self.gateway, self.log.clone()) {
+            let deps = ingest::Deps::new(log, self.datasets.clone());
+            let config = config.gateway();
+            parts.start(Stage::Gateway, "gateway", |stop| ingest::serve(listener, config, deps, stop));
+        }
+        if let (Some(lake), Some(log), true) = (&self.lake, &self.log, self.roles.processor) {
+            let config = config.processor(self.datasets.len(), self.roles.gateway);
+            for dataset in &self.datasets {
+                let name = format!("processor of {}", dataset.name);
+                let progress = Arc::new(Progress::default());
+                let (log, lake, dataset) = (Arc::clone(log), lake.clone(), dataset.clone());
+                health.watch(&name, watch(Arc::clone(&progress)));
+                let deps = processor::Deps { log, lake, dataset, progress };
+                parts.start(Stage::Processor, name, |stop| processor::run(config.clone(), deps, stop));
+            }
+        }
+        if let (Some(lake), true) = (&self.lake, self.roles.compactor) {
+            let memory = config.memory.compactor;
+            let deps = compactor::Deps { lake: lake.clone(), datasets: self.datasets.clone(), memory };
+            let config = config.compaction.clone();
+            parts.start(Stage::Compactor, "compactor", |stop| compactor::run(config, deps, stop));
+        }
+        let admin = tokio::spawn(admin::run(self.admin, health, telemetry.metrics.clone(), shutdown.clone()));
+        let status = tokio::spawn(status::report(telemetry.clone()));
+        let result = parts.run(&shutdown).await;
+        status.abort();
+        if let Some(line) = &telemetry.line {
+            line.abandon();
+        }
+        let closed = match &self.log {
+            Some(log) => log.close().await.context("close the log"),
+            None => Ok(()),
+        };
+        admin.abort();
+        result.and(closed)?;
+        info!("stopped");
+        Ok(())
+    }
+}
+
+fn watch(progress: Arc<Progress>) -> impl Fn() -> Result<(), String> {
+    move || match progress.is_ready() {
+        true => Ok(()),
+        false => Err("reading the table and joining the consumer group".to_owned()),
+    }
+}

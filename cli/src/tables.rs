@@ -1,0 +1,59 @@
+//! Opens the lake and its tables.
+
+use crate::config::Config;
+use anyhow::{Context, bail};
+use lake::dataset::{Dataset, DatasetSpec, dead_table};
+use lake::schema;
+use lake::store::Lake;
+use lake::table::Table;
+
+/// Opens the lake, and finds out whether it can be reached.
+pub async fn open_lake(config: &Config) -> anyhow::Result<Lake> {
+    let location = config.lake_location();
+    let hint = match &config.lake {
+        None => "choose another directory with --data, or another place with --lake",
+        Some(url) if url.starts_with("s3:") => {
+            "check --lake, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, unless it is AWS, AWS_ENDPOINT_URL"
+        }
+        Some(_) => "choose another place with --lake",
+    };
+    let lake = Lake::open(&location).with_context(|| format!("cannot use the lake ({hint})"))?;
+    lake.probe().await.with_context(|| format!("cannot reach the lake ({hint})"))?;
+    Ok(lake)
+}
+
+/// URL of the S3 store when it is not AWS, from the variables that the lake reads.
+pub fn endpoint() -> Option<String> {
+    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(|name| std::env::var(name).ok())
+}
+
+/// Makes the tables that are not there yet, and refuses those of another schema.
+pub async fn prepare(lake: &Lake, datasets: &[Dataset]) -> anyhow::Result<()> {
+    for dataset in datasets {
+        let dead = dead_table(&dataset.name);
+        for (name, schema) in [(dataset.name.as_str(), schema::events(dataset)), (dead.as_str(), schema::dead())] {
+            let table = Table::open_or_create(lake, name, schema).await;
+            table.with_context(|| format!("cannot use the table {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens an existing table for reading, by its name: that of a dataset, or of its dead letters.
+pub async fn open_table(config: &Config, lake: &Lake, name: &str) -> anyhow::Result<Table> {
+    let schema = match name.ends_with("__dead") {
+        true => schema::dead(),
+        // What the table says wins over what the configuration declares: reading needs no declaration.
+        false => schema::events(&Dataset::new(name, DatasetSpec::default())?),
+    };
+    let table = Table::open(lake, name, schema).await.with_context(|| format!("cannot open the table {name}"))?;
+    let Some(table) = table else {
+        let known: Vec<String> = config.datasets()?.into_iter().map(|dataset| dataset.name).collect();
+        bail!(
+            "there is no table at {} (datasets of the configuration: {}; check the name and --lake)",
+            lake.table_url(name),
+            known.join(", ")
+        );
+    };
+    Ok(table)
+}

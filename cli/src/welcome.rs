@@ -1,0 +1,123 @@
+//! What a starting process says on stdout: where everything is, and what to paste to see it work.
+//!
+//! Programs read the first lines too (`POST events to …`, `table … at …`, `admin …`): ports may have been chosen by the
+//! system.
+
+use crate::log::Place;
+use lake::dataset::Dataset;
+use lake::store::Lake;
+use std::fmt;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// The facts; what a process does not have is `None`.
+pub struct Welcome<'a> {
+    pub datasets: &'a [Dataset],
+    pub gateway: Option<SocketAddr>,
+    pub admin: SocketAddr,
+    pub log: Option<Place>,
+    pub lake: Option<&'a Lake>,
+    /// URL of the S3 store, when it is not AWS.
+    pub endpoint: Option<String>,
+}
+
+impl Welcome<'_> {
+    pub fn print(&self) {
+        let mut out = std::io::stdout().lock();
+        // Whoever closed stdout does not want to know.
+        let _ = write!(out, "{self}").and_then(|()| out.flush());
+    }
+}
+
+impl fmt::Display for Welcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Dataset { name, .. } in self.datasets {
+            if let Some(gateway) = self.gateway {
+                writeln!(f, "POST events to {}/v1/events/{name}", url(gateway))?;
+            }
+            if let Some(lake) = self.lake {
+                writeln!(f, "table {name} at {}", lake.table_url(name))?;
+            }
+        }
+        if let Some(log) = &self.log {
+            writeln!(f, "log: {log}")?;
+        }
+        writeln!(f, "admin {} (/livez /readyz /metrics)", url(self.admin))?;
+        let Some(Dataset { name, .. }) = self.datasets.first() else { return Ok(()) };
+        if let Some(gateway) = self.gateway {
+            writeln!(f, "\nPost an event:\n")?;
+            writeln!(f, "  curl {}/v1/events/{name} -H 'content-type: application/json' \\", url(gateway))?;
+            writeln!(f, "       -d '{{\"device_id\": \"sensor-1\", \"data\": {{\"temp\": 21.5}}}}'")?;
+        }
+        if let Some(lake) = self.lake {
+            writeln!(f, "\nCount them in DuckDB, seconds later:\n")?;
+            writeln!(f, "  INSTALL delta; LOAD delta;{}", credentials(lake.url().scheme(), self.endpoint.as_deref()))?;
+            writeln!(f, "  SELECT date, count(*) FROM delta_scan('{}')", lake.table_url(name))?;
+            writeln!(f, "  WHERE date >= current_date - 7 GROUP BY date ORDER BY date;\n")?;
+        }
+        Ok(())
+    }
+}
+
+/// What DuckDB needs to be told of a bucket: to look where every AWS tool looks, and the endpoint if it is not AWS.
+fn credentials(scheme: &str, endpoint: Option<&str>) -> String {
+    if scheme != "s3" {
+        return String::new();
+    }
+    let endpoint = endpoint.map_or(String::new(), |endpoint| {
+        let (use_ssl, host) = match endpoint.split_once("://") {
+            Some((scheme, host)) => (scheme != "http", host),
+            None => (true, endpoint),
+        };
+        format!(", ENDPOINT '{}', URL_STYLE 'path', USE_SSL {use_ssl}", host.trim_end_matches('/'))
+    });
+    format!(" INSTALL aws; LOAD aws;\n  CREATE SECRET (TYPE s3, PROVIDER credential_chain{endpoint});")
+}
+
+/// An address that a client on this machine can use.
+fn url(mut listening: SocketAddr) -> String {
+    if listening.ip().is_unspecified() {
+        listening.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    format!("http://{listening}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lake::dataset::DatasetSpec;
+
+    #[test]
+    fn programs_find_the_addresses_and_people_what_to_paste() {
+        let directory = tempfile::tempdir().unwrap();
+        let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+        let datasets = [Dataset::new("events", DatasetSpec::default()).unwrap()];
+        let welcome = Welcome {
+            datasets: &datasets,
+            gateway: Some("0.0.0.0:41234".parse().unwrap()),
+            admin: "127.0.0.1:9090".parse().unwrap(),
+            log: Some(Place::Kafka { brokers: "k:9092".into() }),
+            lake: Some(&lake),
+            endpoint: None,
+        };
+        let text = welcome.to_string();
+        let table = lake.table_url("events");
+        assert!(table.starts_with("file:///"));
+        for line in [
+            "POST events to http://127.0.0.1:41234/v1/events/events".to_owned(),
+            format!("table events at {table}"),
+            "admin http://127.0.0.1:9090 (/livez /readyz /metrics)".to_owned(),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.contains(&format!("delta_scan('{table}')")), "{text}");
+    }
+
+    #[test]
+    fn the_query_of_a_bucket_says_where_its_store_is() {
+        assert_eq!(credentials("file", None), "");
+        assert!(credentials("s3", None).contains("credential_chain)"));
+        let other = credentials("s3", Some("http://127.0.0.1:7070/"));
+        assert!(other.contains("ENDPOINT '127.0.0.1:7070', URL_STYLE 'path', USE_SSL false"), "{other}");
+    }
+}

@@ -1,0 +1,144 @@
+//! Decides which events of a request go to the log, and makes their records.
+//!
+//! Pure but for the device limits. Events are taken in their order:
+//!
+//! - An event that `lake::event` refuses is rejected alone.
+//! - One that repeats the `device_id` and `id` of an earlier one in this request is a duplicate and not stored again.
+//! - Once an event of a device is over the device's limit, so are all later ones of that device in this request. Else
+//!   the rate could grant a later event while the earlier one must be sent again, and the device's order would break.
+
+use crate::answer::{Report, Why};
+use crate::limits::{Exceeded, Limits};
+use bytes::Bytes;
+use eventlog::NewRecord;
+use lake::event::Event;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What applies to all events of a request.
+pub(crate) struct Rules<'a> {
+    pub(crate) limits: &'a Limits,
+    /// When the request was received, microseconds since the epoch.
+    pub(crate) now: i64,
+    /// Oldest and furthest `time` allowed, in microseconds from now.
+    pub(crate) max_age: i64,
+    pub(crate) max_ahead: i64,
+    /// Passed on to every record.
+    pub(crate) traceparent: Option<Bytes>,
+}
+
+/// The events of a request, sorted out.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// In the order of the request.
+    pub(crate) records: Vec<NewRecord>,
+    /// The position in the request of each record.
+    pub(crate) indexes: Vec<usize>,
+    /// What is already decided.
+    pub(crate) report: Report,
+    /// After this, all events over a device limit would pass; the longest of several.
+    pub(crate) held_back: Option<Exceeded>,
+}
+
+/// Sorts out `events`, which are slices of `body`.
+pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batch {
+    let mut batch = Batch {
+        records: Vec::with_capacity(events.len()),
+        indexes: Vec::with_capacity(events.len()),
+        ..Batch::default()
+    };
+    let mut seen = Seen::default();
+    let mut held_back = HeldBack::default();
+    let received_at = Bytes::from(rules.now.to_string());
+
+    for (index, text) in events.iter().enumerate() {
+        let event = match Event::parse(text.as_bytes()) {
+            Ok(event) => event,
+            Err(invalid) => {
+                batch.report.invalid(index, &invalid, None);
+                continue;
+            }
+        };
+        if let Err(invalid) = event.check_time(rules.now, rules.max_age, rules.max_ahead) {
+            batch.report.invalid(index, &invalid, event.id.as_deref());
+            continue;
+        }
+        if events.len() > 1 && seen.before(&event) {
+            batch.report.duplicates += 1;
+            continue;
+        }
+        if let Err(exceeded) = held_back.check(&event, rules.limits) {
+            let seconds = exceeded.wait.as_secs_f64();
+            let detail = || format!("the device is over its limit; send the event again in {seconds:.1} s");
+            batch.report.reject(index, Why::RateLimited, || event.id.as_deref().map(str::to_owned), detail);
+            if batch.held_back.is_none_or(|longest| longest.wait < exceeded.wait) {
+                batch.held_back = Some(exceeded);
+            }
+            continue;
+        }
+        batch.records.push(record(body, text, event, &received_at, rules.traceparent.as_ref()));
+        batch.indexes.push(index);
+    }
+    batch
+}
+
+/// The record of an event: the device's own bytes, and what only the gateway knows as headers.
+///
+/// `id` is the event's, or a new UUIDv7 (which cannot recognise a repetition). `received_at` is in microseconds since
+/// the epoch, as decimal digits.
+fn record(body: &Bytes, text: &str, event: Event<'_>, received_at: &Bytes, traceparent: Option<&Bytes>) -> NewRecord {
+    let id = match event.id {
+        Some(id) => share(body, id),
+        None => Bytes::copy_from_slice(Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes()),
+    };
+    let mut headers = Vec::with_capacity(2 + usize::from(traceparent.is_some()));
+    headers.push(("id", id));
+    headers.push(("received_at", received_at.clone()));
+    headers.extend(traceparent.map(|value| ("traceparent", value.clone())));
+    NewRecord { key: share(body, event.device_id), value: body.slice_ref(text.as_bytes()), headers }
+}
+
+/// Text without escapes is a slice of the body.
+fn share(body: &Bytes, text: Cow<'_, str>) -> Bytes {
+    match text {
+        Cow::Borrowed(text) => body.slice_ref(text.as_bytes()),
+        Cow::Owned(text) => Bytes::from(text),
+    }
+}
+
+/// The ids of a request so far.
+#[derive(Default)]
+struct Seen<'a>(HashSet<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Seen<'a> {
+    fn before(&mut self, event: &Event<'a>) -> bool {
+        let Some(id) = &event.id else { return false };
+        !self.0.insert((event.device_id.clone(), id.clone()))
+    }
+}
+
+/// The devices of a request that are over their limit, with the first refusal and how many followed it.
+#[derive(Default)]
+struct HeldBack<'a>(HashMap<Cow<'a, str>, (Exceeded, u32)>);
+
+impl<'a> HeldBack<'a> {
+    fn check(&mut self, event: &Event<'a>, limits: &Limits) -> Result<(), Exceeded> {
+        if !self.0.is_empty()
+            && let Some((first, followers)) = self.0.get_mut(&event.device_id)
+        {
+            *followers += 1;
+            let period = first.limit.period();
+            let refill = period.saturating_mul(first.limit.burst().get());
+            let wait = first.wait.saturating_add(period.saturating_mul(*followers));
+            return Err(Exceeded { wait: wait.min(refill.max(Duration::from_secs(1))), ..*first });
+        }
+        limits.device(&event.device_id).inspect_err(|exceeded| {
+            self.0.insert(event.device_id.clone(), (*exceeded, 0));
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! The facts that the gateway counts, one function each; only this file knows the series.
+//!
+//! Labels come from small closed sets: configured datasets, reasons, status codes, never anything that a device sends.
+//! Install the recorder before [`crate::router`] or [`crate::serve`]: handles of hot series are made there.
+
+use crate::answer::{Report, Why};
+use axum::http::StatusCode;
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+const ACCEPTED: &str = "lakehose_ingest_events_accepted_total";
+const DUPLICATE: &str = "lakehose_ingest_events_duplicate_total";
+const REFUSED: &str = "lakehose_ingest_events_refused_total";
+const REQUESTS: &str = "lakehose_ingest_requests_total";
+const REQUESTS_REFUSED: &str = "lakehose_ingest_requests_refused_total";
+const BODY_BYTES: &str = "lakehose_ingest_body_bytes_total";
+const APPEND_SECONDS: &str = "lakehose_ingest_append_seconds";
+const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
+const CONNECTIONS: &str = "lakehose_ingest_connections";
+const LIMITER_BUSY: &str = "lakehose_ingest_limiter_busy_ratio";
+
+/// Tells the recorder what each series means.
+pub fn describe() {
+    describe_counter!(ACCEPTED, "Events that are durable in the log and were answered so");
+    describe_counter!(DUPLICATE, "Events that repeated an id within their request and were not stored again");
+    describe_counter!(REFUSED, "Events that were refused, by reason; events of bodies never read are not known");
+    describe_counter!(REQUESTS, "Requests answered, by status");
+    describe_counter!(REQUESTS_REFUSED, "Requests refused as a whole, by the name of the problem");
+    describe_counter!(BODY_BYTES, Unit::Bytes, "Bytes of bodies read to their end");
+    describe_histogram!(
+        APPEND_SECONDS,
+        Unit::Seconds,
+        "Time that the log took to make the events of a request durable"
+    );
+    describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
+    describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
+    describe_gauge!(LIMITER_BUSY, "Share of a limiter's cells in use: above 0.3, raise max_keys");
+}
+
+/// Series of the gateway as a whole.
+pub(crate) struct GatewayMetrics {
+    accepted_requests: Counter,
+    body_bytes: Counter,
+    append_seconds: Histogram,
+}
+
+impl GatewayMetrics {
+    pub(crate) fn new() -> GatewayMetrics {
+        GatewayMetrics {
+            accepted_requests: counter!(REQUESTS, "status" => "202"),
+            body_bytes: counter!(BODY_BYTES),
+            append_seconds: histogram!(APPEND_SECONDS),
+        }
+    }
+
+    pub(crate) fn accepted(&self) {
+        self.accepted_requests.increment(1);
+    }
+
+    pub(crate) fn body_read(&self, bytes: usize) {
+        self.body_bytes.increment(bytes as u64);
+    }
+
+    pub(crate) fn appended(&self, took: Duration) {
+        self.append_seconds.record(took);
+    }
+}
+
+/// Series of one dataset.
+pub(crate) struct DatasetMetrics {
+    dataset: Arc<str>,
+    accepted: Counter,
+    duplicates: Counter,
+}
+
+impl DatasetMetrics {
+    pub(crate) fn new(dataset: &str) -> DatasetMetrics {
+        let dataset: Arc<str> = dataset.into();
+        DatasetMetrics {
+            accepted: counter!(ACCEPTED, "dataset" => Arc::clone(&dataset)),
+            duplicates: counter!(DUPLICATE, "dataset" => Arc::clone(&dataset)),
+            dataset,
+        }
+    }
+
+    /// The fate of every event of a request.
+    pub(crate) fn decided(&self, report: &Report) {
+        self.accepted.increment(report.accepted as u64);
+        self.duplicates.increment(report.duplicates as u64);
+        // Runs of one reason are the rule, and a registry look-up per event would be a cost that strangers control.
+        for run in report.rejected.chunk_by(|a, b| a.reason == b.reason) {
+            self.refused(run[0].reason, run.len());
+        }
+    }
+
+    /// Events refused before they were looked at.
+    pub(crate) fn refused(&self, why: Why, events: usize) {
+        counter!(REFUSED, "dataset" => Arc::clone(&self.dataset), "reason" => why.as_str()).increment(events as u64);
+    }
+}
+
+/// A request refused as a whole.
+pub(crate) fn refused(status: StatusCode, problem: &'static str) {
+    counter!(REQUESTS, "status" => status.as_str().to_owned()).increment(1);
+    counter!(REQUESTS_REFUSED, "problem" => problem).increment(1);
+}
+
+pub(crate) fn in_flight(bytes: usize) {
+    gauge!(IN_FLIGHT).set(bytes as f64);
+}
+
+pub(crate) fn connections(open: usize) {
+    gauge!(CONNECTIONS).set(open as f64);
+}
+
+pub(crate) fn limiter_busy(limit: &'static str, ratio: f64) {
+    gauge!(LIMITER_BUSY, "limit" => limit).set(ratio);
+}

@@ -1,0 +1,300 @@
+//! Every way to say no, and the one table from there to HTTP.
+//!
+//! Each answer is `application/problem+json` (RFC 9457): `type` is `urn:lakehose:problem:<name>` with the name from the
+//! table below, which programs may rely on; `detail` is for people. When the events of a request were looked at and none
+//! was accepted, the members of a 202 (`accepted`, `duplicates`, `rejected`) stand beside them.
+
+use crate::answer::{Report, Why};
+use crate::decode::{ACCEPTED, Malformed, Unsupported};
+use crate::limits::{Exceeded, Over, Scope};
+use crate::metrics;
+use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// Why a whole request was not accepted.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    NoSuchPath,
+    UnknownDataset {
+        known: String,
+    },
+    WrongMethod,
+    Unsupported(Unsupported),
+    Malformed(Malformed),
+    /// None of the events is valid.
+    Invalid(Box<Report>),
+    BodyTooLarge {
+        max: u64,
+    },
+    TooManyEvents {
+        max: usize,
+    },
+    OverBurst {
+        scope: Scope,
+        largest: NonZeroU32,
+    },
+    BodyTooSlow,
+    BodyBroken,
+    RateLimited {
+        exceeded: Exceeded,
+        report: Option<Box<Report>>,
+    },
+    /// The bytes in flight are spent.
+    Busy {
+        retry_after: Duration,
+    },
+    LogUnavailable {
+        retry_after: Duration,
+        report: Option<Box<Report>>,
+    },
+    Panicked,
+}
+
+/// One row of the table.
+struct Row {
+    status: StatusCode,
+    name: &'static str,
+    title: &'static str,
+    detail: String,
+}
+
+impl Refusal {
+    fn row(&self) -> Row {
+        use Refusal::*;
+        let row = |status, name, title, detail: String| Row { status, name, title, detail };
+        match self {
+            NoSuchPath => row(
+                StatusCode::NOT_FOUND,
+                "no-such-path",
+                "There is nothing here",
+                "events are posted to /v1/events/{dataset}".into(),
+            ),
+            UnknownDataset { known } => row(
+                StatusCode::NOT_FOUND,
+                "unknown-dataset",
+                "There is no such dataset",
+                format!("the datasets here are: {known}"),
+            ),
+            WrongMethod => row(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "wrong-method",
+                "This method is not allowed here",
+                "the header Allow names the methods that are".into(),
+            ),
+            Unsupported(unsupported) => row(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "The body is of a kind that is not understood",
+                unsupported_detail(unsupported),
+            ),
+            Malformed(malformed) => row(
+                StatusCode::BAD_REQUEST,
+                "malformed-body",
+                "The body is not a sequence of events",
+                malformed_detail(malformed),
+            ),
+            Invalid(_) => row(
+                StatusCode::BAD_REQUEST,
+                "nothing-accepted",
+                "No event was accepted",
+                "`rejected` says why, event by event".into(),
+            ),
+            BodyTooLarge { max } => row(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-large",
+                "The body is too large",
+                format!("a body may have {max} bytes; send the events in several requests"),
+            ),
+            TooManyEvents { max } => row(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-many-events",
+                "There are too many events in one request",
+                format!("a request may have {max} events; send them in several requests"),
+            ),
+            OverBurst { scope, largest } => row(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "over-burst",
+                "There are more events in this request than the rate limit ever lets through at once",
+                format!(
+                    "the limit {} lets at most {largest} events through at once; send them in several requests",
+                    scope.as_str()
+                ),
+            ),
+            BodyTooSlow => row(
+                StatusCode::REQUEST_TIMEOUT,
+                "body-too-slow",
+                "The body did not arrive in time",
+                "send it again, in smaller requests".into(),
+            ),
+            BodyBroken => row(
+                StatusCode::BAD_REQUEST,
+                "broken-body",
+                "The body could not be read to its end",
+                "the connection broke, or the body is not framed as HTTP demands".into(),
+            ),
+            RateLimited { exceeded, .. } => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate-limited",
+                "Too many events in too short a time",
+                format!(
+                    "the limit {} is used up; send the events again in {} s",
+                    exceeded.scope.as_str(),
+                    whole_seconds(exceeded.wait)
+                ),
+            ),
+            Busy { retry_after } => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                "The gateway holds as many bytes as it may",
+                format!("nothing was stored; send the events again in {} s", whole_seconds(*retry_after)),
+            ),
+            LogUnavailable { retry_after, .. } => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "log-unavailable",
+                "The events could not be stored",
+                format!(
+                    "it is not known whether they were stored; send them again in {} s, with the same ids",
+                    whole_seconds(*retry_after)
+                ),
+            ),
+            Panicked => row(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal-error",
+                "The gateway made a mistake",
+                "it is not known whether the events were stored; send them again with the same ids".into(),
+            ),
+        }
+    }
+
+    fn report(&self) -> Option<&Report> {
+        match self {
+            Refusal::Invalid(report) => Some(report),
+            Refusal::RateLimited { report, .. } | Refusal::LogUnavailable { report, .. } => report.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        match self {
+            Refusal::RateLimited { exceeded, .. } => {
+                headers.insert(RETRY_AFTER, whole_seconds(exceeded.wait).into());
+                rate_limit_headers(exceeded, &mut headers);
+            }
+            Refusal::Busy { retry_after } | Refusal::LogUnavailable { retry_after, .. } => {
+                headers.insert(RETRY_AFTER, whole_seconds(*retry_after).into());
+            }
+            Refusal::Unsupported(Unsupported::ContentEncoding(_)) => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
+            Refusal::BodyTooSlow | Refusal::BodyBroken => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        headers
+    }
+
+    /// What a request came to when none of its events is durable. The reason that asks the device to come back wins over
+    /// the one that tells it to give up.
+    pub(crate) fn nothing_accepted(report: Report, held_back: Option<Exceeded>, retry_after: Duration) -> Refusal {
+        let unavailable = report.has(Why::LogUnavailable);
+        let report = Box::new(report);
+        match held_back {
+            _ if unavailable => Refusal::LogUnavailable { retry_after, report: Some(report) },
+            Some(exceeded) => Refusal::RateLimited { exceeded, report: Some(report) },
+            None => Refusal::Invalid(report),
+        }
+    }
+}
+
+impl From<Unsupported> for Refusal {
+    fn from(unsupported: Unsupported) -> Refusal {
+        Refusal::Unsupported(unsupported)
+    }
+}
+
+impl From<Over> for Refusal {
+    fn from(over: Over) -> Refusal {
+        match over {
+            Over::Wait(exceeded) => Refusal::RateLimited { exceeded, report: None },
+            Over::Never { scope, largest } => Refusal::OverBurst { scope, largest },
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Row { status, name, title, detail } = self.row();
+        metrics::refused(status, name);
+        let problem = Problem {
+            kind: format!("urn:lakehose:problem:{name}"),
+            title,
+            status: status.as_u16(),
+            detail,
+            report: self.report(),
+        };
+        // Strings and numbers always serialize; without a body the status still tells the truth.
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        (status, [(CONTENT_TYPE, "application/problem+json")], self.headers(), body).into_response()
+    }
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    report: Option<&'a Report>,
+}
+
+fn unsupported_detail(unsupported: &Unsupported) -> String {
+    match unsupported {
+        Unsupported::ContentType(None) => {
+            format!("say what the body is with Content-Type: one of {ACCEPTED}, in UTF-8")
+        }
+        Unsupported::ContentType(Some(found)) => {
+            format!("`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8")
+        }
+        Unsupported::ContentEncoding(found) => format!("`{found}` is not understood; send the body as it is"),
+    }
+}
+
+fn malformed_detail(malformed: &Malformed) -> String {
+    match malformed {
+        Malformed::Empty => "there is no event in the body".into(),
+        Malformed::Utf8 { at } => format!("the body is not UTF-8 from byte {at} on"),
+        Malformed::Json(problem) => format!("the body is not JSON: {problem}"),
+        Malformed::TooManyEvents => "there are too many events in the body".into(),
+    }
+}
+
+/// `RateLimit-Limit`, `-Remaining` and `-Reset` as clients know them, and the two structured fields that the IETF draft
+/// (draft-ietf-httpapi-ratelimit-headers) has put in their place.
+fn rate_limit_headers(exceeded: &Exceeded, headers: &mut HeaderMap) {
+    let Exceeded { scope, limit, remaining, wait } = exceeded;
+    let (scope, burst, reset) = (scope.as_str(), limit.burst(), whole_seconds(*wait));
+    let window = whole_seconds(limit.period() * burst.get());
+    headers.insert("ratelimit-limit", burst.get().into());
+    headers.insert("ratelimit-remaining", (*remaining).into());
+    headers.insert("ratelimit-reset", reset.into());
+    let mut structured = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    structured("ratelimit-policy", format!("\"{scope}\";q={burst};w={window}"));
+    structured("ratelimit", format!("\"{scope}\";r={remaining};t={reset}"));
+}
+
+/// Rounded up, for who comes back early is refused again; and at least one.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}

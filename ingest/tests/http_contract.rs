@@ -1,0 +1,583 @@
+//! What devices can rely on: every answer of the gateway, over its routes and a log in memory.
+
+mod support;
+
+use axum::body::Body;
+use axum::http::{Method, Request};
+use bytes::Bytes;
+use bytesize::ByteSize;
+use eventlog::AppendError;
+use ingest::{Config, Limit};
+use serde_json::json;
+use std::time::Duration;
+use support::{Fault, NOW, array, chunked, gateway, post};
+
+fn unavailable() -> AppendError {
+    AppendError::Unavailable("broker 10.0.0.7:9092 is down".into())
+}
+
+mod bodies {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_object_is_one_event() {
+        let gateway = gateway(Config::default());
+        let answer = gateway.json(r#" {"device_id":"a","data":{"t":1}} "#).await;
+        assert_eq!(answer.status, 202);
+        assert_eq!(answer.body, json!({"accepted": 1, "duplicates": 0, "rejected": []}));
+        assert_eq!(gateway.log.values(), [r#"{"device_id":"a","data":{"t":1}}"#]);
+    }
+
+    #[tokio::test]
+    async fn a_bad_event_does_not_refuse_the_others() {
+        let gateway = gateway(Config::default());
+        let answer = gateway
+            .json(r#"[{"device_id":"a"},{"id":"x","device_id":"b","time":"2001-01-01T00:00:00Z"},7,{"device_id":"c"}]"#)
+            .await;
+        assert_eq!(answer.status, 202);
+        assert_eq!(answer.accepted(), 2);
+        assert_eq!(answer.rejected(), [(1, "invalid_time"), (2, "not_an_object")]);
+        assert_eq!(answer.body["rejected"][0]["id"], "x");
+        assert!(answer.body["rejected"][0]["detail"].as_str().unwrap().contains("2001-01-01"));
+        assert_eq!(gateway.log.values(), [r#"{"device_id":"a"}"#, r#"{"device_id":"c"}"#]);
+    }
+
+    #[tokio::test]
+    async fn lines_are_counted_without_blank_ones_and_need_no_last_newline() {
+        let gateway = gateway(Config::default());
+        let body = "{\"device_id\":\"a\"}\r\n\r\n{oops}\r\n   \n{\"device_id\":\"b\"}";
+        for content_type in ["application/x-ndjson", "application/ndjson", "application/jsonl; charset=utf-8"] {
+            let answer = gateway.post(content_type, body).await;
+            assert_eq!((answer.status.as_u16(), answer.accepted()), (202, 2));
+            assert_eq!(answer.rejected(), [(1, "invalid_json")]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_carries_the_devices_bytes_and_what_only_the_gateway_knows() {
+        let gateway = gateway(Config::default());
+        let event =
+            "{ \"device_id\" : \"s\\u00e9nsor-\u{1f321}\",\"id\":\"e-1\", \"n\": 1.000000000000000000000000001 }";
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let mut request = post("application/json", Body::from(format!("[{event}]")));
+        request.headers_mut().insert("traceparent", trace.parse().unwrap());
+        assert_eq!(gateway.send(request).await.status, 202);
+
+        let (topic, record) = gateway.log.last();
+        assert_eq!(topic, "events");
+        assert_eq!(record.value, event);
+        assert_eq!(record.key, "s\u{e9}nsor-\u{1f321}");
+        let expected =
+            [("id", Bytes::from("e-1")), ("received_at", NOW.to_string().into()), ("traceparent", trace.into())];
+        assert_eq!(record.headers, expected);
+    }
+
+    #[tokio::test]
+    async fn an_event_without_id_is_given_a_new_one_of_version_7() {
+        let gateway = gateway(Config::default());
+        gateway.json(array("a", 2)).await;
+        let ids: Vec<String> = gateway
+            .log
+            .records
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(_, record)| String::from_utf8(record.headers[0].1.to_vec()).unwrap())
+            .collect();
+        assert_ne!(ids[0], ids[1]);
+        assert!(ids.iter().all(|id| id.len() == 36 && id.as_bytes()[14] == b'7'), "{ids:?}");
+    }
+
+    #[tokio::test]
+    async fn a_broken_traceparent_is_not_passed_on() {
+        let gateway = gateway(Config::default());
+        let mut request = post("application/json", Body::from(array("a", 1)));
+        request.headers_mut().insert("traceparent", "00-0-0-zz".parse().unwrap());
+        assert_eq!(gateway.send(request).await.status, 202);
+        assert!(gateway.log.last().1.headers.iter().all(|(name, _)| *name != "traceparent"));
+    }
+
+    #[tokio::test]
+    async fn the_same_id_of_the_same_device_is_stored_once_per_request() {
+        let gateway = gateway(Config::default());
+        let answer = gateway
+            .json(
+                r#"[{"device_id":"a","id":"1"},{"device_id":"a","id":"1"},{"device_id":"b","id":"1"},{"device_id":"a"},
+                    {"device_id":"a"}]"#,
+            )
+            .await;
+        assert_eq!(answer.body, json!({"accepted": 4, "duplicates": 1, "rejected": []}));
+        assert_eq!(gateway.log.values().len(), 4);
+    }
+
+    #[tokio::test]
+    async fn unicode_huge_numbers_and_deep_data_are_kept_as_they_are() {
+        let gateway = gateway(Config::default());
+        let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));
+        let body = format!(
+            r#"[{{"device_id":"\u0000\ud83d\ude00","data":{{"n":1e999,"m":{}}}}},{{"device_id":"é","data":{{"x":{deep}}}}}]"#,
+            "9".repeat(5_000)
+        );
+        let answer = gateway.json(body).await;
+        assert_eq!((answer.status.as_u16(), answer.accepted()), (202, 2), "{answer:?}");
+        assert!(gateway.log.values()[0].contains("1e999"));
+    }
+
+    #[tokio::test]
+    async fn absurdly_deep_json_is_answered_and_not_crashed_on() {
+        let gateway = gateway(Config::default());
+        let deep = format!(r#"{{"device_id":{}1{}}}"#, "[".repeat(400_000), "]".repeat(400_000));
+        assert_eq!(gateway.json(deep.clone()).await.status, 400);
+        let answer = gateway.json(format!(r#"[{deep},{{"device_id":"a"}}]"#)).await;
+        assert_eq!((answer.status.as_u16(), answer.accepted()), (202, 1));
+    }
+}
+
+mod refusals {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_accepted_is_400_with_the_reasons() {
+        let gateway = gateway(Config::default());
+        let answer = gateway.json(r#"[{"device_id":""},{"data":{}}]"#).await;
+        assert_eq!(answer.problem(), (400, "nothing-accepted"));
+        assert_eq!((answer.accepted(), answer.body["duplicates"].as_u64()), (0, Some(0)));
+        assert_eq!(answer.rejected(), [(0, "invalid_device_id"), (1, "missing_device_id")]);
+        assert_eq!(gateway.json("{").await.rejected(), [(0, "invalid_json")]);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_no_sequence_of_events_is_400() {
+        let gateway = gateway(Config::default());
+        for body in ["", "  ", "[]", "[{},", "[{\"device_id\":\"a\"}] x"] {
+            assert_eq!(gateway.json(body).await.problem(), (400, "malformed-body"), "{body}");
+        }
+        for content_type in ["application/json", "application/x-ndjson"] {
+            let answer = gateway.post(content_type, &b"{\"device_id\":\"\xff\"}"[..]).await;
+            assert_eq!(answer.problem(), (400, "malformed-body"));
+            assert!(answer.body["detail"].as_str().unwrap().contains("byte 14"), "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unknown_dataset_is_404_and_names_the_known_ones() {
+        let gateway = gateway(Config::default());
+        for path in ["/v1/events/event", "/v1/events/events__dead", "/v1/events/%ff", "/v1/events/..%2Fevents"] {
+            let mut request = post("application/json", Body::from(array("a", 1)));
+            *request.uri_mut() = path.parse().unwrap();
+            let answer = gateway.send(request).await;
+            assert_eq!(answer.problem(), (404, "unknown-dataset"), "{path}");
+            assert!(answer.body["detail"].as_str().unwrap().contains("events, heartbeats"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unknown_path_is_404() {
+        let gateway = gateway(Config::default());
+        for path in ["/v1", "/v1/events/", "/v1/events", "/v1/events/events/", "/v1/events/a/b", "/metrics"] {
+            let request = Request::post(path).body(Body::empty()).unwrap();
+            assert_eq!(gateway.send(request).await.problem(), (404, "no-such-path"), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_method_is_405_and_names_the_right_one() {
+        let gateway = gateway(Config::default());
+        for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+            let request = Request::builder().method(method).uri("/v1/events/events").body(Body::empty()).unwrap();
+            let answer = gateway.send(request).await;
+            assert_eq!(answer.problem(), (405, "wrong-method"));
+            assert_eq!(answer.header("allow"), "POST");
+        }
+    }
+
+    #[tokio::test]
+    async fn another_content_type_is_415_and_names_the_accepted_ones() {
+        let gateway = gateway(Config::default());
+        let mut untyped = post("x", Body::from(array("a", 1)));
+        untyped.headers_mut().remove("content-type");
+        let answers = [
+            gateway.send(untyped).await,
+            gateway.post("text/plain", array("a", 1)).await,
+            gateway.post("application/json; charset=latin1", array("a", 1)).await,
+        ];
+        for answer in answers {
+            assert_eq!(answer.problem(), (415, "unsupported-media-type"));
+            let detail = answer.body["detail"].as_str().unwrap();
+            assert!(detail.contains("application/json") && detail.contains("application/x-ndjson"), "{detail}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_compressed_body_is_415_and_says_what_to_send_instead() {
+        let gateway = gateway(Config::default());
+        let mut request = post("application/json", Body::from("\x1f"));
+        request.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+        let answer = gateway.send(request).await;
+        assert_eq!(answer.problem(), (415, "unsupported-media-type"));
+        assert_eq!(answer.header("accept-encoding"), "identity");
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_413_whatever_its_length_claims() {
+        let mut config = Config::default();
+        config.http.max_body = ByteSize(1_000);
+        let gateway = gateway(config);
+        let event = |len: usize| format!(r#"{{"device_id":"a","data":{{"x":"{}"}}}}"#, "x".repeat(len));
+        let largest = event(1_000 - event(0).len());
+
+        assert_eq!(gateway.json(largest.clone()).await.status, 202);
+        assert_eq!(gateway.json(largest.clone() + " ").await.problem(), (413, "body-too-large"));
+        let pieces = |body: String| body.into_bytes().chunks(100).map(Bytes::copy_from_slice).collect();
+        assert_eq!(gateway.json(chunked(pieces(largest.clone()))).await.status, 202);
+        assert_eq!(gateway.json(chunked(pieces(largest.clone() + " "))).await.problem(), (413, "body-too-large"));
+        for claimed in ["5", "999"] {
+            let mut lying = post("application/json", chunked(pieces(largest.clone() + " ")));
+            lying.headers_mut().insert("content-length", claimed.parse().unwrap());
+            assert_eq!(gateway.send(lying).await.problem(), (413, "body-too-large"), "{claimed}");
+        }
+        assert_eq!(gateway.log.values().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn too_many_events_are_413_and_never_listed_one_by_one() {
+        let gateway = gateway(Config::default());
+        let answer = gateway.json(format!("[{}{{}}]", "{},".repeat(2_700_000))).await;
+        assert_eq!(answer.problem(), (413, "too-many-events"));
+        assert!(answer.body["detail"].as_str().unwrap().contains("50000"));
+    }
+
+    #[tokio::test]
+    async fn every_rejected_event_is_listed_and_the_first_thousand_are_explained() {
+        let gateway = gateway(Config::default());
+        let answer = gateway.post("application/jsonl", "{}\n".repeat(3_000)).await;
+        assert_eq!(answer.problem(), (400, "nothing-accepted"));
+        let rejected = answer.body["rejected"].as_array().unwrap();
+        assert_eq!(rejected.len(), 3_000);
+        assert!(rejected[999]["detail"].is_string());
+        assert_eq!(rejected[1_000], json!({"index": 1_000, "reason": "missing_device_id"}));
+    }
+
+    #[tokio::test]
+    async fn an_event_over_its_own_limit_is_rejected_alone() {
+        let gateway = gateway(Config::default());
+        let big = format!(r#"{{"device_id":"a","data":{{"x":"{}"}}}}"#, "x".repeat(lake::event::MAX_EVENT_BYTES));
+        let answer = gateway.json(format!(r#"[{big},{{"device_id":"b"}}]"#)).await;
+        assert_eq!((answer.status.as_u16(), answer.rejected()), (202, vec![(0, "too_large")]));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_400() {
+        let gateway = gateway(Config::default());
+        let pieces = [Ok(Bytes::from("[")), Err(std::io::Error::other("reset"))];
+        let answer = gateway.json(Body::from_stream(futures::stream::iter(pieces))).await;
+        assert_eq!(answer.problem(), (400, "broken-body"));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_takes_too_long_is_408() {
+        let mut config = Config::default();
+        config.http.body_timeout = Duration::from_millis(20);
+        let gateway = gateway(config);
+        let answer = gateway.json(Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>())).await;
+        assert_eq!(answer.problem(), (408, "body-too-slow"));
+        assert_eq!(answer.header("connection"), "close");
+    }
+}
+
+mod log_failures {
+    use super::*;
+
+    #[tokio::test]
+    async fn never_2xx_when_the_log_takes_nothing() {
+        let gateway = gateway(Config::default());
+        let failures = [
+            unavailable(),
+            AppendError::Full { used: 10, budget: 10 },
+            AppendError::Unknown(Duration::from_secs(30)),
+            AppendError::Refused("no rights".into()),
+        ];
+        for failure in failures {
+            gateway.log.set(Fault::Append(failure));
+            let answer = gateway.json(array("a", 3)).await;
+            assert_eq!(answer.problem(), (503, "log-unavailable"));
+            assert_eq!(answer.rejected(), [0, 1, 2].map(|index| (index, "log_unavailable")));
+            assert!(answer.retry_after() >= Duration::from_secs(1));
+            assert!(!answer.body.to_string().contains("10.0.0.7"), "the inside shows: {answer:?}");
+        }
+        gateway.log.set(Fault::None);
+        assert_eq!(gateway.json(array("a", 3)).await.status, 202);
+    }
+
+    #[tokio::test]
+    async fn when_the_log_takes_a_part_the_rest_is_listed_to_be_sent_again() {
+        let gateway = gateway(Config::default());
+        gateway.log.set(Fault::Containing("bad", AppendError::Unknown(Duration::from_secs(30))));
+        let answer = gateway
+            .json(r#"[{"device_id":"bad","id":"7"},{"device_id":"a"},{"x":1},{"device_id":"bad"},{"device_id":"c"}]"#)
+            .await;
+        assert_eq!((answer.status.as_u16(), answer.accepted()), (202, 2));
+        assert_eq!(answer.rejected(), [(0, "log_unavailable"), (2, "missing_device_id"), (3, "log_unavailable")]);
+        assert_eq!(answer.body["rejected"][0]["id"], "7");
+        assert!(answer.body["rejected"][0]["detail"].as_str().unwrap().contains("same id"));
+        assert_eq!(gateway.log.values(), [r#"{"device_id":"a"}"#, r#"{"device_id":"c"}"#]);
+    }
+
+    #[tokio::test]
+    async fn a_record_too_large_for_the_log_is_not_to_be_sent_again() {
+        let gateway = gateway(Config::default());
+        gateway.log.set(Fault::Append(AppendError::TooLarge { bytes: 10, limit: 5 }));
+        let answer = gateway.json(array("a", 1)).await;
+        assert_eq!(answer.problem(), (400, "nothing-accepted"));
+        assert_eq!(answer.rejected(), [(0, "too_large")]);
+    }
+
+    #[tokio::test]
+    async fn an_unhealthy_log_is_503_before_the_body_is_read() {
+        let gateway = gateway(Config::default());
+        gateway.log.set(Fault::Unhealthy);
+        let endless = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let answer = gateway.json(endless).await;
+        assert_eq!(answer.problem(), (503, "log-unavailable"));
+        assert!(answer.retry_after() >= Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn the_longer_the_log_is_down_the_later_devices_are_asked_to_come_back() {
+        let gateway = gateway(Config::default());
+        gateway.log.set(Fault::Unhealthy);
+        let first = gateway.json(array("a", 1)).await.retry_after();
+        gateway.time.advance(Duration::from_secs(20));
+        let later = gateway.json(array("a", 1)).await.retry_after();
+        assert!(first < Duration::from_secs(3) && later >= Duration::from_secs(20), "{first:?} {later:?}");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_does_not_answer_is_503_in_the_end() {
+        let mut config = Config::default();
+        config.http.append_timeout = Duration::from_millis(20);
+        let gateway = gateway(config);
+        gateway.log.set(Fault::Stuck);
+        assert_eq!(gateway.json(array("a", 1)).await.problem(), (503, "log-unavailable"));
+    }
+
+    #[tokio::test]
+    async fn events_that_the_log_does_not_mention_are_not_accepted() {
+        let gateway = gateway(Config::default());
+        gateway.log.set(Fault::Forgetful);
+        let answer = gateway.json(array("a", 3)).await;
+        assert_eq!((answer.status.as_u16(), answer.accepted()), (202, 1));
+        assert_eq!(answer.rejected(), [(1, "log_unavailable"), (2, "log_unavailable")]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_500_and_the_next_request_is_served() {
+        let gateway = gateway(Config::default());
+        gateway.log.set(Fault::Panicking);
+        assert_eq!(gateway.json(array("a", 1)).await.problem(), (500, "internal-error"));
+        gateway.log.set(Fault::None);
+        assert_eq!(gateway.json(array("a", 1)).await.status, 202);
+    }
+}
+
+mod bytes_in_flight {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_beyond_the_budget_is_503_at_once_and_passes_when_others_are_done() {
+        let mut config = Config::default();
+        config.http.max_body = ByteSize::kib(50);
+        config.http.max_in_flight = ByteSize::kib(100);
+        let gateway = gateway(config);
+        gateway.log.set(Fault::Slow(Duration::from_millis(200)));
+        let big = || format!(r#"{{"device_id":"a","data":{{"x":"{}"}}}}"#, "x".repeat(45_000));
+
+        let router = gateway.router.clone();
+        let slow = |body: String| tower::ServiceExt::oneshot(router.clone(), post("application/json", body.into()));
+        let (first, second, third) = tokio::join!(slow(big()), slow(big()), gateway.json(big()));
+        assert_eq!((first.unwrap().status().as_u16(), second.unwrap().status().as_u16()), (202, 202));
+        assert_eq!(third.problem(), (503, "busy"));
+        assert!(third.retry_after() >= Duration::from_secs(1));
+        assert_eq!(gateway.json(big()).await.status, 202);
+    }
+
+    #[tokio::test]
+    async fn an_idle_gateway_never_answers_busy() {
+        let mut config = Config::default();
+        config.http.max_body = ByteSize::kib(50);
+        config.http.max_in_flight = ByteSize::kib(100);
+        let gateway = gateway(config);
+        for count in [1, 50, 99, 100, 101, 1_000, 2_800] {
+            let answer = gateway.json(array("a", count)).await;
+            assert!(matches!(answer.problem(), (202, _) | (413, "too-many-events")), "{count}: {answer:?}");
+        }
+    }
+}
+
+mod limits {
+    use super::*;
+
+    fn limit(events_per_second: f64, burst: u32) -> Option<Limit> {
+        Some(Limit::new(events_per_second, burst).unwrap())
+    }
+
+    #[tokio::test]
+    async fn over_the_address_limit_is_429_and_passes_after_the_time_it_says() {
+        let mut config = Config::default();
+        config.limits.per_ip = limit(10.0, 20);
+        let gateway = gateway(config);
+        assert_eq!(gateway.json_from("10.0.0.1", array("a", 15)).await.status, 202);
+        let answer = gateway.json_from("10.0.0.1", array("a", 18)).await;
+        assert_eq!(answer.problem(), (429, "rate-limited"));
+        assert_eq!(answer.retry_after(), Duration::from_secs(2), "13 events at 10/s, in whole seconds");
+        assert_eq!((answer.header("ratelimit-limit"), answer.header("ratelimit-remaining")), ("20", "5"));
+        assert_eq!(answer.header("ratelimit-reset"), "2");
+        assert_eq!(answer.header("ratelimit-policy"), r#""per_ip";q=20;w=2"#);
+        assert_eq!(answer.header("ratelimit"), r#""per_ip";r=5;t=2"#);
+
+        assert_eq!(gateway.json_from("10.0.0.2", array("a", 18)).await.status, 202, "another address");
+        assert_eq!(gateway.json_from("10.0.0.1", array("a", 5)).await.status, 202, "what remains");
+        gateway.time.advance(Duration::from_millis(1_790));
+        assert_eq!(gateway.json_from("10.0.0.1", array("a", 18)).await.status, 429);
+        gateway.time.advance(Duration::from_millis(10));
+        assert_eq!(gateway.json_from("10.0.0.1", array("a", 18)).await.status, 202);
+    }
+
+    #[tokio::test]
+    async fn a_network_of_ipv6_addresses_counts_as_one() {
+        let mut config = Config::default();
+        config.limits.per_ip = limit(1.0, 1);
+        let gateway = gateway(config);
+        assert_eq!(gateway.json_from("2001:db8:1:2::1", array("a", 1)).await.status, 202);
+        assert_eq!(gateway.json_from("2001:db8:1:2:ffff::9", array("a", 1)).await.status, 429);
+        assert_eq!(gateway.json_from("2001:db8:1:3::1", array("a", 1)).await.status, 202);
+        assert_eq!(gateway.json_from("10.0.0.1", array("a", 1)).await.status, 202);
+        assert_eq!(gateway.json_from("::ffff:10.0.0.1", array("a", 1)).await.status, 429);
+    }
+
+    #[tokio::test]
+    async fn the_global_limit_is_shared_by_all() {
+        let mut config = Config::default();
+        config.limits.global = limit(1.0, 10);
+        let gateway = gateway(config);
+        assert_eq!(gateway.json_from("10.0.0.1", array("a", 10)).await.status, 202);
+        let answer = gateway.json_from("10.0.0.2", array("b", 3)).await;
+        assert_eq!((answer.problem(), answer.retry_after()), ((429, "rate-limited"), Duration::from_secs(3)));
+        gateway.time.advance(answer.retry_after());
+        assert_eq!(gateway.json_from("10.0.0.2", array("b", 3)).await.status, 202);
+        assert_eq!(gateway.log.values().len(), 13);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_can_never_pass_is_413_says_the_largest_and_uses_up_nothing() {
+        let mut config = Config::default();
+        config.limits.per_ip = limit(1.0, 10);
+        config.limits.global = limit(1.0, 8);
+        let gateway = gateway(config);
+        for _ in 0..3 {
+            let answer = gateway.json(array("a", 9)).await;
+            assert_eq!(answer.problem(), (413, "over-burst"));
+            assert!(answer.body["detail"].as_str().unwrap().contains("at most 8 events"), "{answer:?}");
+        }
+        assert_eq!(gateway.json(array("a", 8)).await.status, 202);
+    }
+
+    #[tokio::test]
+    async fn events_of_a_device_over_its_limit_are_rejected_and_those_of_others_accepted() {
+        let mut config = Config::default();
+        config.limits.per_device = limit(2.0, 3);
+        let gateway = gateway(config);
+        let lines = ["a", "a", "a", "a", "b", "a"].map(|device| format!(r#"{{"device_id":"{device}","id":""}}"#));
+        let lines: Vec<String> = lines
+            .iter()
+            .enumerate()
+            .map(|(index, line)| line.replace(r#""id":"""#, &format!(r#""id":"{index}""#)))
+            .collect();
+        let answer = gateway.post("application/x-ndjson", lines.join("\n")).await;
+        assert_eq!((answer.status.as_u16(), answer.accepted()), (202, 4));
+        assert_eq!(answer.rejected(), [(3, "rate_limited"), (5, "rate_limited")]);
+        assert_eq!(answer.body["rejected"][1]["id"], "5");
+        let details: Vec<&str> =
+            answer.body["rejected"].as_array().unwrap().iter().map(|r| r["detail"].as_str().unwrap()).collect();
+        assert!(details[0].contains("in 0.5 s") && details[1].contains("in 1.0 s"), "{details:?}");
+    }
+
+    #[tokio::test]
+    async fn when_all_devices_are_over_their_limit_it_is_429_and_passes_after_the_time_it_says() {
+        let mut config = Config::default();
+        config.limits.per_device = limit(2.0, 6);
+        let gateway = gateway(config);
+        assert_eq!(gateway.json(array("a", 6)).await.accepted(), 6);
+        let answer = gateway.json(array("a", 5)).await;
+        assert_eq!(answer.problem(), (429, "rate-limited"));
+        assert_eq!(answer.retry_after(), Duration::from_secs(3), "5 events at 2/s");
+        assert_eq!(answer.header("ratelimit"), r#""per_device";r=0;t=3"#);
+        assert_eq!(answer.rejected().len(), 5);
+        gateway.time.advance(answer.retry_after());
+        assert_eq!(gateway.json(array("a", 5)).await.accepted(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_batch_of_one_device_beyond_its_burst_gets_through_in_order_part_by_part() {
+        let mut config = Config::default();
+        config.limits.per_device = limit(10.0, 4);
+        let gateway = gateway(config);
+        let mut waiting: Vec<u64> = (0..10).collect();
+        while !waiting.is_empty() {
+            let lines: Vec<String> =
+                waiting.iter().map(|n| format!(r#"{{"device_id":"a","data":{{"n":{n}}}}}"#)).collect();
+            let answer = gateway.post("application/x-ndjson", lines.join("\n")).await;
+            waiting = answer.rejected().iter().map(|(index, _)| waiting[*index as usize]).collect();
+            gateway.time.advance(Duration::from_secs(1));
+        }
+        let order: Vec<String> = (0..10).map(|n| format!(r#"{{"device_id":"a","data":{{"n":{n}}}}}"#)).collect();
+        assert_eq!(gateway.log.values(), order);
+    }
+}
+
+mod metrics {
+    use super::*;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    #[test]
+    fn every_fate_is_counted_under_its_documented_name() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        ::metrics::with_local_recorder(&recorder, || {
+            ingest::metrics::describe();
+            runtime.block_on(async {
+                let gateway = gateway(Config::default());
+                let body = r#"[{"device_id":"a","id":"1"},{"device_id":"a","id":"1"},{},{},7]"#;
+                assert_eq!(gateway.json(body).await.status, 202);
+                gateway.log.set(Fault::Append(unavailable()));
+                assert_eq!(gateway.json(array("a", 2)).await.status, 503);
+                assert_eq!(gateway.post("text/plain", "").await.status, 415);
+            });
+        });
+        let page = handle.render();
+        for line in [
+            r#"lakehose_ingest_events_accepted_total{dataset="events"} 1"#,
+            r#"lakehose_ingest_events_duplicate_total{dataset="events"} 1"#,
+            r#"lakehose_ingest_events_refused_total{dataset="events",reason="missing_device_id"} 2"#,
+            r#"lakehose_ingest_events_refused_total{dataset="events",reason="not_an_object"} 1"#,
+            r#"lakehose_ingest_events_refused_total{dataset="events",reason="log_unavailable"} 2"#,
+            r#"lakehose_ingest_requests_total{status="202"} 1"#,
+            r#"lakehose_ingest_requests_total{status="503"} 1"#,
+            r#"lakehose_ingest_requests_refused_total{problem="unsupported-media-type"} 1"#,
+            "lakehose_ingest_append_seconds_count 2",
+            "# HELP lakehose_ingest_events_accepted_total Events that are durable",
+        ] {
+            assert!(page.contains(line), "{line} in\n{page}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_root_says_where_to_post() {
+    let gateway = gateway(Config::default());
+    let answer = gateway.send(Request::get("/").body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body["post_events"], "/v1/events/{dataset}");
+    assert_eq!(answer.body["datasets"], json!(["events", "heartbeats"]));
+}

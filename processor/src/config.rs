@@ -1,0 +1,62 @@
+//! Settings of the processor.
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// Everything that a processor can be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub flush: FlushConfig,
+    /// Memory for rows: buffered, being encoded, on their way to the store.
+    pub memory: ByteSize,
+    /// Whether to read the log to its end before stopping: when its producer stopped first, in the same process.
+    pub drain_to_end: bool,
+    /// How long stopping may take; what is not committed by then is read again at the next start.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            flush: FlushConfig::default(),
+            memory: ByteSize::mib(512),
+            drain_to_end: false,
+            drain_timeout: Duration::from_secs(25),
+        }
+    }
+}
+
+/// When buffered rows become a fragment, whichever comes first.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlushConfig {
+    /// Age of the oldest row that is not on its way yet, by the wall clock, whether or not new ones arrive.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    /// Size of the rows in memory, over all partitions.
+    pub bytes: ByteSize,
+}
+
+impl Default for FlushConfig {
+    fn default() -> Self {
+        FlushConfig { every: Duration::from_secs(5), bytes: ByteSize::mib(64) }
+    }
+}
+
+/// Rows under way need room beside their columns: reserves of growing vectors, the joined and sorted copies while a
+/// file is encoded, and the file itself until the store has it. Measured at 2.2 to 2.8 times the rows.
+const OVERHEAD: u64 = 3;
+
+impl Config {
+    /// Bytes of rows, buffered and in flight, at which partitions are paused.
+    pub fn pause_above(&self) -> usize {
+        (self.memory.as_u64() / OVERHEAD) as usize
+    }
+
+    /// Bytes of buffered rows at which they are flushed: what is asked for, or what lets two flushes and the next
+    /// buffer fit into memory.
+    pub fn flush_above(&self) -> usize {
+        (self.flush.bytes.as_u64()).min(self.memory.as_u64() / OVERHEAD / 2) as usize
+    }
+}

@@ -1,0 +1,99 @@
+//! The processor's series. Call sites name the fact; only this file knows the names.
+
+use lake::event::Reason;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use std::time::Duration;
+
+/// Says what every series means; call once, after the recorder is installed.
+pub fn describe() {
+    describe_counter!("lakehose_processor_events_committed_total", Unit::Count, "Rows made visible in the table");
+    describe_counter!("lakehose_processor_fragments_committed_total", Unit::Count, "Files added to the table");
+    describe_counter!("lakehose_processor_fragment_bytes_total", Unit::Bytes, "Bytes of fragments stored");
+    describe_counter!("lakehose_processor_records_read_total", Unit::Count, "Records read from the log");
+    describe_counter!("lakehose_processor_records_dead_total", Unit::Count, "Records that are not events, by reason");
+    describe_counter!(
+        "lakehose_processor_dead_letters_committed_total",
+        Unit::Count,
+        "Rows added to the dead-letter table"
+    );
+    describe_counter!(
+        "lakehose_processor_records_gone_total",
+        Unit::Count,
+        "Records that the log deleted before they were read: data loss"
+    );
+    describe_counter!(
+        "lakehose_processor_flushes_rejected_total",
+        Unit::Count,
+        "Flushes that did not continue the table"
+    );
+    describe_counter!(
+        "lakehose_processor_commit_conflicts_total",
+        Unit::Count,
+        "Commits that another writer forestalled"
+    );
+    describe_counter!("lakehose_processor_commit_retries_total", Unit::Count, "Commits tried again after an error");
+    describe_counter!("lakehose_processor_upload_retries_total", Unit::Count, "Uploads tried again after an error");
+    describe_histogram!("lakehose_processor_commit_seconds", Unit::Seconds, "Time of a commit of the table");
+    describe_histogram!("lakehose_processor_encode_seconds", Unit::Seconds, "Time to sort and encode a flush");
+    describe_histogram!("lakehose_processor_upload_seconds", Unit::Seconds, "Time to store a fragment");
+    describe_gauge!("lakehose_processor_lag_records", Unit::Count, "Records in the log that are not in the table yet");
+    describe_gauge!("lakehose_processor_buffered_bytes", Unit::Bytes, "Rows in memory, buffered or on their way");
+    describe_gauge!("lakehose_processor_partitions", Unit::Count, "Partitions that this member reads");
+    describe_gauge!("lakehose_processor_paused", Unit::Count, "1 while partitions are paused for want of memory");
+}
+
+pub(crate) fn records_read(count: usize) {
+    counter!("lakehose_processor_records_read_total").increment(count as u64);
+}
+
+pub(crate) fn record_dead(reason: Reason) {
+    counter!("lakehose_processor_records_dead_total", "reason" => reason.as_str()).increment(1);
+}
+
+pub(crate) fn records_gone(count: i64) {
+    counter!("lakehose_processor_records_gone_total").increment(count.unsigned_abs());
+}
+
+pub(crate) fn encoded(elapsed: Duration) {
+    histogram!("lakehose_processor_encode_seconds").record(elapsed);
+}
+
+pub(crate) fn uploaded(bytes: u64, elapsed: Duration) {
+    counter!("lakehose_processor_fragment_bytes_total").increment(bytes);
+    histogram!("lakehose_processor_upload_seconds").record(elapsed);
+}
+
+pub(crate) fn upload_retried() {
+    counter!("lakehose_processor_upload_retries_total").increment(1);
+}
+
+pub(crate) fn committed(files: usize, rows: u64, elapsed: Duration) {
+    counter!("lakehose_processor_fragments_committed_total").increment(files as u64);
+    counter!("lakehose_processor_events_committed_total").increment(rows);
+    histogram!("lakehose_processor_commit_seconds").record(elapsed);
+}
+
+pub(crate) fn commit_conflict() {
+    counter!("lakehose_processor_commit_conflicts_total").increment(1);
+}
+
+pub(crate) fn commit_retried() {
+    counter!("lakehose_processor_commit_retries_total").increment(1);
+}
+
+pub(crate) fn flush_rejected() {
+    counter!("lakehose_processor_flushes_rejected_total").increment(1);
+}
+
+pub(crate) fn dead_letters_committed(count: usize) {
+    counter!("lakehose_processor_dead_letters_committed_total").increment(count as u64);
+}
+
+/// What the worker holds now.
+pub(crate) fn holding(dataset: &str, lag: i64, buffered_bytes: usize, partitions: usize, paused: bool) {
+    let dataset = dataset.to_owned();
+    gauge!("lakehose_processor_lag_records", "dataset" => dataset.clone()).set(lag as f64);
+    gauge!("lakehose_processor_buffered_bytes", "dataset" => dataset.clone()).set(buffered_bytes as f64);
+    gauge!("lakehose_processor_partitions", "dataset" => dataset.clone()).set(partitions as f64);
+    gauge!("lakehose_processor_paused", "dataset" => dataset).set(if paused { 1.0 } else { 0.0 });
+}

@@ -1,0 +1,64 @@
+//! What a processor has done so far, for status lines and readiness; one per dataset.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+/// Counters that only this processor writes. Reading them together gives no consistent picture, nor need it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    committed_rows: AtomicU64,
+    dead_letters: AtomicU64,
+    lag: AtomicI64,
+    partitions: AtomicU64,
+    buffered_bytes: AtomicU64,
+    ready: AtomicBool,
+}
+
+impl Progress {
+    /// Rows that this process made visible.
+    pub fn committed_rows(&self) -> u64 {
+        self.committed_rows.load(Ordering::Relaxed)
+    }
+
+    /// Records that this process read and could not write as rows.
+    pub fn dead_letters(&self) -> u64 {
+        self.dead_letters.load(Ordering::Relaxed)
+    }
+
+    /// Records of this member's partitions that are in the log and not yet in the table.
+    pub fn lag(&self) -> i64 {
+        self.lag.load(Ordering::Relaxed)
+    }
+
+    /// Partitions that this member reads.
+    pub fn partitions(&self) -> u64 {
+        self.partitions.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of rows, buffered or on their way to the table.
+    pub fn buffered_bytes(&self) -> u64 {
+        self.buffered_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the tables were read and the group was joined.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_committed(&self, rows: u64) {
+        self.committed_rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_dead_letter(&self) {
+        self.dead_letters.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, lag: i64, partitions: usize, buffered_bytes: usize) {
+        self.lag.store(lag, Ordering::Relaxed);
+        self.partitions.store(partitions as u64, Ordering::Relaxed);
+        self.buffered_bytes.store(buffered_bytes as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,517 @@
+//! The processor's loop: polls the log, fills buffers, hands them to flushes, and acts on what became of them.
+//!
+//! Runs on a thread of its own and never waits for the store: uploads and commits are tasks whose results come back as
+//! messages. What bounds memory is that partitions are paused while too much is under way; polling goes on, so the
+//! group never thinks this member dead (invariant I7).
+//!
+//! A partition is *joining* until the table has said where to read on, *reading* after that, *resetting* when a flush
+//! of it was rejected, and *releasing* while its last rows are written out before another member may read it.
+
+use crate::buffer::{PartitionBuffer, Pushed, Taken};
+use crate::committer::{Committer, Verdict};
+use crate::config::Config;
+use crate::encode::Encoding;
+use crate::flush::{Flushed, Flusher};
+use crate::metrics;
+use crate::progress::Progress;
+use anyhow::{Context, bail};
+use eventlog::{Consumer, Input, LogError, Position};
+use lake::batch::RowPlan;
+use lake::dataset::Dataset;
+use lake::{OffsetRange, Table, sort};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+/// Longest wait of a poll: how late the loop may notice a finished flush or the time for the next.
+const POLL_FOR: Duration = Duration::from_millis(20);
+/// Flushes under way at a time: one is encoded while the other is stored.
+const MAX_IN_FLIGHT: usize = 2;
+/// How long the last rows of a revoked partition may take; then it is given up, and the table refuses what comes late.
+const RELEASE_WITHIN: Duration = Duration::from_secs(20);
+/// How long to ask the log for the bounds of a partition.
+const BOUNDS_WITHIN: Duration = Duration::from_secs(5);
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+/// One member of a dataset's consumer group.
+pub struct Worker {
+    config: Config,
+    topic: String,
+    plan: Arc<RowPlan>,
+    consumer: Box<dyn Consumer>,
+    committer: Committer,
+    flusher: Arc<Flusher>,
+    progress: Arc<Progress>,
+    shutdown: CancellationToken,
+    partitions: BTreeMap<i32, Owned>,
+    joining: BTreeSet<i32>,
+    releases: Vec<Release>,
+    /// Positions to start from, as they were asked for together, until the log has told its bounds.
+    starts: Vec<Vec<(i32, Option<i64>)>>,
+    in_flight: BTreeMap<u64, InFlight>,
+    next_flush: u64,
+    last_turn: Option<oneshot::Receiver<()>>,
+    paused: bool,
+    messages: (mpsc::Sender<Message>, mpsc::Receiver<Message>),
+    reported: Instant,
+}
+
+#[derive(Debug)]
+struct Owned {
+    buffer: PartitionBuffer,
+    committed: i64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Reading,
+    Resetting,
+    Releasing,
+}
+
+#[derive(Debug)]
+struct Release {
+    partitions: Vec<i32>,
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    partitions: Vec<i32>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+enum Message {
+    Flushed(Flushed),
+    Positions(Vec<(i32, Option<i64>)>),
+}
+
+/// How far stopping has come.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    Running,
+    /// Reading what is left in the log.
+    Draining {
+        until: Instant,
+    },
+    /// Writing out what is buffered.
+    Finishing {
+        until: Instant,
+    },
+}
+
+impl Worker {
+    pub fn new(
+        config: Config,
+        dataset: Dataset,
+        consumer: Box<dyn Consumer>,
+        committer: Committer,
+        table: Table,
+        progress: Arc<Progress>,
+        shutdown: CancellationToken,
+    ) -> Worker {
+        let encoding = Encoding {
+            table: dataset.name.clone(),
+            schema: table.schema().clone(),
+            time: "time",
+            order: sort::order(&dataset.spec.sort_by),
+        };
+        Worker {
+            config,
+            topic: dataset.name.clone(),
+            plan: Arc::new(RowPlan::new(&dataset)),
+            consumer,
+            committer: committer.clone(),
+            flusher: Arc::new(Flusher { encoding, table, committer }),
+            progress,
+            shutdown,
+            partitions: BTreeMap::new(),
+            joining: BTreeSet::new(),
+            releases: Vec::new(),
+            starts: Vec::new(),
+            in_flight: BTreeMap::new(),
+            next_flush: 0,
+            last_turn: None,
+            paused: false,
+            messages: mpsc::channel(),
+            reported: Instant::now(),
+        }
+    }
+
+    /// Runs until shutdown is asked for and what was read is in the table, or until an error that no retry cures.
+    pub fn run(mut self, runtime: &Handle) -> anyhow::Result<()> {
+        let mut phase = Phase::Running;
+        loop {
+            self.poll(runtime)?;
+            self.take_messages(runtime)?;
+            self.start_partitions()?;
+            self.release_partitions()?;
+            self.balance_memory()?;
+            phase = match phase {
+                Phase::Running if self.shutdown.is_cancelled() => {
+                    Phase::Draining { until: Instant::now() + self.config.drain_timeout }
+                }
+                Phase::Running => {
+                    self.flush_if_due(runtime);
+                    phase
+                }
+                Phase::Draining { until } => {
+                    self.flush_if_due(runtime);
+                    if !self.config.drain_to_end || self.caught_up()? || Instant::now() > until {
+                        Phase::Finishing { until }
+                    } else {
+                        phase
+                    }
+                }
+                Phase::Finishing { until } => {
+                    if self.in_flight.len() < MAX_IN_FLIGHT {
+                        self.flush(runtime, |_| true);
+                    }
+                    if self.in_flight.is_empty() && self.buffered_bytes() == 0 {
+                        break;
+                    }
+                    if Instant::now() > until {
+                        warn!("stopping before everything is committed; the rest is read again at the next start");
+                        break;
+                    }
+                    phase
+                }
+            };
+            self.report();
+        }
+        self.consumer.close().context("leave the consumer group")
+    }
+
+    fn poll(&mut self, runtime: &Handle) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let (partitions, topic, progress) = (&mut self.partitions, &self.topic, &self.progress);
+        let mut made_id = String::new();
+        let input = self.consumer.poll(POLL_FOR, &mut |record| {
+            let Some(owned) = partitions.get_mut(&record.partition) else { return };
+            if owned.state != State::Reading {
+                return;
+            }
+            if let Pushed::Dead(reason) = owned.buffer.push(topic, &record, &mut made_id, now) {
+                metrics::record_dead(reason);
+                progress.add_dead_letter();
+            }
+        });
+        match input {
+            Ok(Input::Idle) => {}
+            Ok(Input::Records(count)) => metrics::records_read(count),
+            Ok(Input::Assigned(partitions)) => self.join(runtime, partitions),
+            Ok(Input::Revoked(partitions)) => self.begin_release(runtime, partitions)?,
+            Ok(Input::Lost(partitions)) => self.lose(&partitions),
+            Ok(Input::OutOfRange(partition)) => self.skip_what_is_gone(partition)?,
+            Err(err) => wait_if_retryable(err, "poll the log")?,
+        }
+        Ok(())
+    }
+
+    fn take_messages(&mut self, runtime: &Handle) -> anyhow::Result<()> {
+        while let Ok(message) = self.messages.1.try_recv() {
+            match message {
+                Message::Positions(positions) => self.starts.push(positions),
+                Message::Flushed(flushed) => self.flushed(runtime, flushed)?,
+            }
+        }
+        Ok(())
+    }
+
+    // Partitions come and go.
+
+    fn join(&mut self, runtime: &Handle, partitions: Vec<i32>) {
+        info!(?partitions, "partitions assigned");
+        self.joining.extend(&partitions);
+        self.ask_positions(runtime, partitions);
+    }
+
+    fn ask_positions(&self, runtime: &Handle, partitions: Vec<i32>) {
+        let (committer, messages) = (self.committer.clone(), self.messages.0.clone());
+        runtime.spawn(async move {
+            // Without a committer there is no processor either: the worker learns it from its flushes.
+            if let Ok(positions) = committer.positions(partitions.clone()).await {
+                let _ = messages.send(Message::Positions(partitions.into_iter().zip(positions).collect()));
+            }
+        });
+    }
+
+    /// Starts reading where the table says, as soon as the log has told what it still holds. Partitions that were
+    /// assigned together start together: the log takes one answer to an assignment.
+    fn start_partitions(&mut self) -> anyhow::Result<()> {
+        for positions in std::mem::take(&mut self.starts) {
+            if let Err(err) = self.start_together(&positions)? {
+                wait_if_retryable(err, "start reading")?;
+                self.starts.push(positions);
+            }
+        }
+        Ok(())
+    }
+
+    fn start_together(&mut self, positions: &[(i32, Option<i64>)]) -> anyhow::Result<Result<(), LogError>> {
+        let (mut buffers, mut assign, mut seek) = (Vec::new(), Vec::new(), Vec::new());
+        for &(partition, position) in positions {
+            let joining = self.joining.contains(&partition);
+            let resetting = self.partitions.get(&partition).is_some_and(|owned| owned.state == State::Resetting);
+            if !joining && !resetting {
+                continue;
+            }
+            let bounds = match self.consumer.bounds(partition, BOUNDS_WITHIN) {
+                Ok(bounds) => bounds,
+                Err(err) => return Ok(Err(err)),
+            };
+            let start = position.unwrap_or(bounds.first);
+            self.check_not_ahead(partition, start, bounds.next)?;
+            let mut buffer = PartitionBuffer::new(Arc::clone(&self.plan), partition, start);
+            let gone = buffer.skip_to(bounds.first, Instant::now());
+            let from = Position { partition, offset: buffer.position() };
+            if joining {
+                assign.push(from)
+            } else {
+                seek.push(from)
+            }
+            buffers.push((start, gone, buffer));
+        }
+        let started = match assign.is_empty() {
+            true => Ok(()),
+            false => self.consumer.assign(&assign),
+        };
+        if let Err(err) = started.and_then(|()| seek.into_iter().try_for_each(|to| self.consumer.seek(to))) {
+            return Ok(Err(err));
+        }
+        for (start, gone, buffer) in buffers {
+            let partition = buffer.partition();
+            self.count_gone(partition, start, gone);
+            if self.paused {
+                self.consumer.pause(&[partition]).context("pause a partition")?;
+            }
+            debug!(partition, offset = buffer.position(), "reading");
+            self.joining.remove(&partition);
+            self.partitions.insert(partition, Owned { buffer, committed: start, state: State::Reading });
+        }
+        Ok(Ok(()))
+    }
+
+    fn check_not_ahead(&self, partition: i32, start: i64, next: i64) -> anyhow::Result<()> {
+        if start <= next {
+            return Ok(());
+        }
+        bail!(
+            "the table has read topic {} up to offset {start} of partition {partition}, but the log ends at {next}: the \
+             topic was made anew, or this is another log; use the log that belongs to the table, or another --lake",
+            self.topic
+        )
+    }
+
+    fn count_gone(&self, partition: i32, first_gone: i64, gone: i64) {
+        if gone > 0 {
+            metrics::records_gone(gone);
+            error!(partition, first_gone, gone, "the log deleted records before they were read; they are lost");
+        }
+    }
+
+    fn skip_what_is_gone(&mut self, partition: i32) -> anyhow::Result<()> {
+        let bounds = match self.consumer.bounds(partition, BOUNDS_WITHIN) {
+            Ok(bounds) => bounds,
+            // The log says again that it is out of range.
+            Err(err) => return wait_if_retryable(err, "ask the log for its bounds"),
+        };
+        let Some(owned) = self.partitions.get_mut(&partition) else { return Ok(()) };
+        let position = owned.buffer.position();
+        let gone = owned.buffer.skip_to(bounds.first, Instant::now());
+        let offset = owned.buffer.position();
+        self.check_not_ahead(partition, position, bounds.next)?;
+        self.count_gone(partition, position, gone);
+        self.consumer.seek(Position { partition, offset }).context("seek over deleted records")
+    }
+
+    fn begin_release(&mut self, runtime: &Handle, partitions: Vec<i32>) -> anyhow::Result<()> {
+        info!(?partitions, "partitions revoked");
+        self.joining.retain(|partition| !partitions.contains(partition));
+        let owned: Vec<i32> = partitions.iter().copied().filter(|p| self.partitions.contains_key(p)).collect();
+        self.consumer.pause(&owned).context("pause revoked partitions")?;
+        self.flush(runtime, |partition| owned.contains(&partition));
+        for partition in &owned {
+            if let Some(owned) = self.partitions.get_mut(partition) {
+                owned.state = State::Releasing;
+            }
+        }
+        self.releases.push(Release { partitions, until: Instant::now() + RELEASE_WITHIN });
+        Ok(())
+    }
+
+    fn release_partitions(&mut self) -> anyhow::Result<()> {
+        for release in std::mem::take(&mut self.releases) {
+            let busy = self.in_flight.values().any(|f| f.partitions.iter().any(|p| release.partitions.contains(p)));
+            if busy && Instant::now() < release.until {
+                self.releases.push(release);
+                continue;
+            }
+            if busy {
+                warn!(partitions = ?release.partitions, "partitions given up before their last rows were committed");
+            }
+            self.forget(&release.partitions);
+            self.consumer.release(&release.partitions).context("release partitions")?;
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, partitions: &[i32]) {
+        warn!(?partitions, "partitions lost; what was buffered is read again by their next owner");
+        self.forget(partitions);
+        self.releases.retain(|release| !release.partitions.iter().any(|p| partitions.contains(p)));
+    }
+
+    fn forget(&mut self, partitions: &[i32]) {
+        self.partitions.retain(|partition, _| !partitions.contains(partition));
+        self.joining.retain(|partition| !partitions.contains(partition));
+    }
+
+    // Buffers become flushes.
+
+    fn flush_if_due(&mut self, runtime: &Handle) {
+        if self.in_flight.len() >= MAX_IN_FLIGHT {
+            return;
+        }
+        let oldest = self.partitions.values().filter_map(|owned| owned.buffer.since()).min();
+        let is_old = oldest.is_some_and(|since| since.elapsed() >= self.config.flush.every);
+        if is_old || self.buffered_bytes() >= self.config.flush_above() {
+            self.flush(runtime, |_| true);
+        }
+    }
+
+    /// Sends what is buffered of the chosen partitions on its way.
+    fn flush(&mut self, runtime: &Handle, chosen: impl Fn(i32) -> bool) {
+        let reading = self.partitions.iter_mut().filter(|(_, owned)| owned.state == State::Reading);
+        let taken: Vec<Taken> =
+            reading.filter(|(partition, _)| chosen(**partition)).filter_map(|(_, owned)| owned.buffer.take()).collect();
+        if taken.is_empty() {
+            return;
+        }
+        let id = self.next_flush;
+        self.next_flush += 1;
+        let partitions = taken.iter().map(|taken| taken.range.partition).collect();
+        let bytes = taken.iter().map(|taken| taken.bytes).sum();
+        self.in_flight.insert(id, InFlight { partitions, bytes });
+        let (done, turn) = oneshot::channel();
+        let flush = Arc::clone(&self.flusher).run(id, taken, self.last_turn.replace(turn), done);
+        let messages = self.messages.0.clone();
+        runtime.spawn(async move {
+            let _ = messages.send(Message::Flushed(flush.await));
+        });
+    }
+
+    fn flushed(&mut self, runtime: &Handle, flushed: Flushed) -> anyhow::Result<()> {
+        self.in_flight.remove(&flushed.id);
+        match flushed.verdict {
+            Verdict::Committed => self.committed(&flushed.ranges, flushed.rows),
+            Verdict::Rejected => {
+                for range in &flushed.ranges {
+                    if let Some(owned) = self.partitions.get_mut(&range.partition)
+                        && owned.state == State::Reading
+                    {
+                        owned.state = State::Resetting;
+                        owned.buffer.take();
+                    }
+                }
+            }
+            Verdict::Failed(err) => bail!("{err:#}"),
+        }
+        self.resume_from_table(runtime);
+        Ok(())
+    }
+
+    fn committed(&mut self, ranges: &[OffsetRange], rows: u64) {
+        self.progress.add_committed(rows);
+        let mut hints = Vec::new();
+        for range in ranges {
+            if let Some(owned) = self.partitions.get_mut(&range.partition) {
+                owned.committed = owned.committed.max(range.end);
+                hints.push(Position { partition: range.partition, offset: range.end });
+            }
+        }
+        if let Err(err) = self.consumer.commit_hint(&hints) {
+            // Only lag tools see it, and the next hint repairs it.
+            debug!(error = %err, "group offsets were not published");
+        }
+    }
+
+    /// Asks where to read on, for partitions of which a flush was rejected, once none of theirs is under way.
+    fn resume_from_table(&mut self, runtime: &Handle) {
+        let busy: BTreeSet<i32> = self.in_flight.values().flat_map(|flush| flush.partitions.iter().copied()).collect();
+        let waiting: BTreeSet<i32> = self.starts.iter().flatten().map(|(partition, _)| *partition).collect();
+        let resetting = self.partitions.iter().filter(|(_, owned)| owned.state == State::Resetting);
+        let ready: Vec<i32> =
+            resetting.map(|(p, _)| *p).filter(|p| !busy.contains(p) && !waiting.contains(p)).collect();
+        if !ready.is_empty() {
+            self.ask_positions(runtime, ready);
+        }
+    }
+
+    // Memory, progress.
+
+    fn buffered_bytes(&self) -> usize {
+        self.partitions.values().map(|owned| owned.buffer.bytes()).sum()
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.buffered_bytes() + self.in_flight.values().map(|flush| flush.bytes).sum::<usize>()
+    }
+
+    fn balance_memory(&mut self) -> anyhow::Result<()> {
+        let (held, limit) = (self.held_bytes(), self.config.pause_above());
+        let reading: Vec<i32> =
+            self.partitions.iter().filter(|(_, o)| o.state != State::Releasing).map(|(p, _)| *p).collect();
+        if !self.paused && held >= limit {
+            self.consumer.pause(&reading).context("pause partitions")?;
+            self.paused = true;
+        } else if self.paused && held < limit / 4 * 3 {
+            self.consumer.resume(&reading).context("resume partitions")?;
+            self.paused = false;
+        }
+        Ok(())
+    }
+
+    fn caught_up(&mut self) -> anyhow::Result<bool> {
+        if !self.joining.is_empty() || self.partitions.values().any(|owned| owned.state == State::Resetting) {
+            return Ok(false);
+        }
+        for (partition, owned) in &self.partitions {
+            let next = self.consumer.bounds(*partition, BOUNDS_WITHIN).context("ask the log for its end")?.next;
+            if owned.buffer.position() < next {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn report(&mut self) {
+        if self.reported.elapsed() < REPORT_EVERY {
+            return;
+        }
+        self.reported = Instant::now();
+        let lag_of = |(partition, owned): (&i32, &Owned)| {
+            let end = self.consumer.end_offset(*partition).unwrap_or(owned.buffer.position());
+            (end - owned.committed).max(0)
+        };
+        let lag = self.partitions.iter().map(lag_of).sum();
+        let held = self.held_bytes();
+        self.progress.set(lag, self.partitions.len(), held);
+        metrics::holding(&self.topic, lag, held, self.partitions.len(), self.paused);
+    }
+}
+
+fn wait_if_retryable(err: LogError, what: &'static str) -> anyhow::Result<()> {
+    if !err.is_retryable() {
+        return Err(anyhow::Error::from(err).context(what));
+    }
+    warn!(error = %err, what, "the log does not answer, trying again");
+    std::thread::sleep(Duration::from_millis(200));
+    Ok(())
+}
