@@ -73,7 +73,7 @@ fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn the_output_holds_the_rows_of_the_inputs_less_later_copies_in_order(
         fragments in fragments(),
