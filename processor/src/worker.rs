@@ -36,6 +36,9 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 /// How long to ask the log for the bounds of a partition.
 const BOUNDS_WITHIN: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// How often the group offsets are published again: the process that committed the table may have died before it could,
+/// and Kafka forgets what it is told in the middle of a rebalance.
+const HINT_EVERY: Duration = Duration::from_secs(5);
 
 /// One member of a dataset's consumer group.
 pub struct Worker {
@@ -58,6 +61,7 @@ pub struct Worker {
     paused: bool,
     messages: (mpsc::Sender<Message>, mpsc::Receiver<Message>),
     reported: Instant,
+    hinted: Instant,
 }
 
 #[derive(Debug)]
@@ -141,6 +145,7 @@ impl Worker {
             paused: false,
             messages: mpsc::channel(),
             reported: Instant::now(),
+            hinted: Instant::now(),
         }
     }
 
@@ -184,6 +189,7 @@ impl Worker {
                 }
             };
             self.report();
+            self.repeat_hints();
         }
         self.consumer.close().context("leave the consumer group")
     }
@@ -436,10 +442,26 @@ impl Worker {
                 hints.push(Position { partition: range.partition, offset: range.end });
             }
         }
-        if let Err(err) = self.consumer.commit_hint(&hints) {
+        self.hint(&hints);
+    }
+
+    fn hint(&mut self, hints: &[Position]) {
+        if let Err(err) = self.consumer.commit_hint(hints) {
             // Only lag tools see it, and the next hint repairs it.
             debug!(error = %err, "group offsets were not published");
         }
+    }
+
+    /// Says again how far the table is, so that a hint that got lost is missed for a while and not until the next event.
+    fn repeat_hints(&mut self) {
+        if self.hinted.elapsed() < HINT_EVERY {
+            return;
+        }
+        self.hinted = Instant::now();
+        let ours = self.partitions.iter().filter(|(_, owned)| owned.state == State::Reading);
+        let hints: Vec<Position> =
+            ours.map(|(partition, owned)| Position { partition: *partition, offset: owned.committed }).collect();
+        self.hint(&hints);
     }
 
     /// Asks where to read on, for partitions of which a flush was rejected, once none of theirs is under way.

@@ -25,6 +25,21 @@ async fn every_record_is_in_the_table_once_and_the_group_hears_of_it_after_the_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_group_hears_of_a_commit_whose_processor_died_before_it_could_tell() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, _) = faulty_lake(directory.path()).unwrap();
+    let log = MemoryLog::new(2);
+    log.push_events(30);
+    let first = start(config(), &log, &lake);
+    until_committed(&lake, &[30; 2]).await;
+    first.stop().await.unwrap();
+    log.forget_hints();
+    let second = start(config(), &log, &lake);
+    until("the group hears of it", async || log.hints() == [(0, 30), (1, 30)].into()).await;
+    second.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_fails_before_or_after_storing_doubles_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (lake, store) = faulty_lake(directory.path()).unwrap();

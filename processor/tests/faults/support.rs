@@ -79,6 +79,10 @@ impl MemoryLog {
     pub(crate) fn hints(&self) -> BTreeMap<i32, i64> {
         self.shared.lock().unwrap().hints.clone()
     }
+
+    pub(crate) fn forget_hints(&self) {
+        self.shared.lock().unwrap().hints.clear();
+    }
 }
 
 impl Log for MemoryLog {
