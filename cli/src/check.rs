@@ -26,7 +26,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let names: Vec<&str> = datasets.iter().map(|dataset| dataset.name.as_str()).collect();
     report("configuration", Ok(format!("datasets {}", names.join(", "))));
     report("log", reach_log(config).await);
-    match tables::open_lake(config).await {
+    match tables::open_existing_lake(config).await {
         Ok(lake) => {
             report("lake", Ok(lake.url().to_string()));
             for dataset in &datasets {

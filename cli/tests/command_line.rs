@@ -180,7 +180,12 @@ fn a_directory_that_cannot_be_written_is_named() {
 
 #[test]
 fn a_table_that_is_not_there_is_told_with_those_that_could_be() {
-    let (_, line) = complaint(lakehose(empty().path(), &["files", "heartbeats"]));
+    let directory = empty();
+    let (_, line) = complaint(lakehose(directory.path(), &["files", "heartbeats"]));
+    assert_says(&line, &["lakehose-data/lake", "--lake"]);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "looking makes nothing");
+    std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
+    let (_, line) = complaint(lakehose(directory.path(), &["files", "heartbeats"]));
     assert_says(&line, &["heartbeats", "events", "--lake"]);
 }
 

@@ -173,7 +173,8 @@ pub async fn merge(
             return Err(error);
         }
     };
-    let (size, stats) = output.finish(&mut cursors).await?;
+    let finished = output.finish(&mut cursors);
+    let (size, stats) = cancel.run_until_cancelled(finished).await.ok_or_else(stopped)??;
     let ranges = opened.files.iter().flat_map(|file| file.ranges.iter().copied()).collect();
     let file = DataFile {
         path,

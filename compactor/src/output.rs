@@ -10,9 +10,14 @@ use lake::file::FileStats;
 use lake::parquet::FileWriter;
 use lake::schema::TableSchema;
 use parquet::errors::ParquetError;
+use std::time::Duration;
+use tracing::debug;
 
 /// Runs of so many rows are written as they are, without gathering.
 const WHOLE_RUN: usize = 2_048;
+
+/// A store that does not answer must not keep the program from ending.
+const ABORT_FOR: Duration = Duration::from_secs(2);
 
 pub(crate) struct Output {
     /// Path inside the table.
@@ -110,10 +115,12 @@ impl Output {
         Ok((size, stats))
     }
 
-    /// Gives up. What cannot be taken back now is never seen, for the file does not exist.
+    /// Gives up. Parts that cannot be taken back now are never seen: the file does not exist.
     pub(crate) async fn abort(self) {
-        if let Err(error) = self.upload.abort().await {
-            tracing::debug!(error = %error, path = self.path, "parts of an upload stay behind");
+        match tokio::time::timeout(ABORT_FOR, self.upload.abort()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(path = self.path, %error, "parts of an upload stay behind"),
+            Err(_) => debug!(path = self.path, "parts of an upload stay behind: no answer"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Decides which files are merged with which.
 //!
 //! Every merge costs a write of all its bytes, so a row must not be rewritten often. A file of half a segment or more is
-//! good and left alone. Below that there are tiers, each [`GROWTH`] times the one below, and a merge takes all files
+//! good and left alone. Below that there are tiers, each 32 times the one below, and a merge takes all files
 //! below the top of a tier only if together they reach above it: so every merge lifts its rows by a tier at least, and no
 //! row is written more often than there are tiers above the size of its fragment.
 //!

@@ -5,6 +5,7 @@ mod support;
 use compactor::merge::{Budget, MergeError, Merged, Settings, merge};
 use compactor::plan::MergeJob;
 use compactor::verify::verify;
+use lake::testing::{Op, faulty_lake};
 use lake::{DataFile, Lake, Table, layout, schema};
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
@@ -55,12 +56,15 @@ struct Fragment {
     has_temp: bool,
 }
 
+/// Device, id, time, temp and partition.
+type Drawn = (String, u8, i64, Option<f64>, i32);
+
 fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
     let row = ("[a-c]{1,2}", 0..5u8, 0..20i64, proptest::option::of(-1.0..1.0f64), 0..3i32);
     let fragment = (proptest::collection::vec(row, 1..30), 0..3usize, any::<bool>());
     proptest::collection::vec(fragment, 2..8).prop_map(|fragments| {
         let mut next = [0i64; 3];
-        let fragment = |(rows, sorting, has_temp): (Vec<(String, u8, i64, Option<f64>, i32)>, usize, bool)| {
+        let fragment = |(rows, sorting, has_temp): (Vec<Drawn>, usize, bool)| {
             let rows = rows.into_iter().map(|(device, id, time, temp, partition)| {
                 next[partition as usize] += 1;
                 let (id, temp) = (id.to_string(), temp.filter(|_| has_temp));
@@ -73,7 +77,7 @@ fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn the_output_holds_the_rows_of_the_inputs_less_later_copies_in_order(
         fragments in fragments(),
@@ -189,4 +193,35 @@ async fn a_merged_file_that_is_not_what_was_read_is_refused() {
     let mut torn = merged;
     torn.file.size -= 10;
     assert!(matches!(verify(&fixture.table, &torn).await, Err(MergeError::Read { .. })));
+}
+
+/// Larger than one part of an upload: ids do not compress.
+async fn large_files(table: &Table) -> Vec<DataFile> {
+    let mut files = Vec::new();
+    for fragment in 0..2 {
+        let mut rows = device_rows(fragment, 150_000);
+        rows.iter_mut().for_each(|row| row.id = uuid::Uuid::new_v4().to_string());
+        files.push(write_fragment(table, table.schema(), &rows, Some(&by(&["device_id", "time"]))).await);
+    }
+    files
+}
+
+#[tokio::test]
+async fn a_large_file_is_stored_in_parts_and_a_part_that_fails_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, faults) = faulty_lake(directory.path()).unwrap();
+    let table = table(&lake, &dataset(true, &["device_id", "time"])).await;
+    let files = large_files(&table).await;
+    let settings = settings(&["device_id", "time"]);
+    for op in [Op::StartUpload, Op::PutPart, Op::CompleteUpload] {
+        faults.fail_next(op, 1);
+        let error = merge_and_verify(&table, files.clone(), &settings).await.unwrap_err();
+        assert!(matches!(error, MergeError::Store { .. }) && error.is_retryable(), "{op:?}: {error}");
+    }
+    let date = layout::date_directory(layout::date_from_days(DAY as i32));
+    let left = std::fs::read_dir(directory.path().join("events").join(date)).unwrap().count();
+    assert_eq!(left, files.len());
+    let merged = merge_and_verify(&table, files, &settings).await.unwrap();
+    assert_eq!((merged.file.rows(), merged.duplicates), (300_000, 0));
+    assert!(faults.calls(Op::PutPart) >= 2, "{} bytes", merged.file.size);
 }
