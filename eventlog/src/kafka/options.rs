@@ -80,6 +80,8 @@ impl KafkaOptions {
             .set("auto.offset.reset", "error")
             .set("max.poll.interval.ms", "300000")
             .set("queued.max.messages.kbytes", kib(self.consumer_queue_bytes))
+            // With the queue full, librdkafka would look again only after a second, when it has long run empty.
+            .set("fetch.queue.backoff.ms", "20")
             .set("fetch.message.max.bytes", "4194304")
             .set("fetch.max.bytes", (self.max_record_bytes + Self::FRAMING).max(32 * 1024 * 1024).to_string())
             .set("statistics.interval.ms", "2000");
