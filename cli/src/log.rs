@@ -37,6 +37,14 @@ pub fn require_shared(config: &Config, role: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What Kafka's client may fetch ahead of each processor: little beside the memory that they share.
+fn fetched_ahead(config: &Config, datasets: &[Dataset]) -> usize {
+    const LEAST: u64 = 2 * 1024 * 1024;
+    let most = KafkaOptions::default().consumer_queue_bytes;
+    let share = config.memory.processor.as_u64() / 8 / datasets.len().max(1) as u64;
+    most.min(share.max(LEAST) as usize)
+}
+
 /// Opens it, and makes the topics that it lacks.
 pub async fn open(config: &Config, datasets: &[Dataset]) -> anyhow::Result<Arc<dyn Log>> {
     let place = place(config);
@@ -46,6 +54,7 @@ pub async fn open(config: &Config, datasets: &[Dataset]) -> anyhow::Result<Arc<d
                 brokers: brokers.clone(),
                 options: config.kafka.options.clone(),
                 group_instance_id: config.kafka.group_instance_id.clone(),
+                consumer_queue_bytes: fetched_ahead(config, datasets),
                 ..KafkaOptions::default()
             };
             let log = KafkaLog::connect(options).await;
