@@ -12,3 +12,5 @@ mod first_steps;
 mod crashes;
 mod many_processes;
 mod foreign_producers;
+mod outage;
+mod memory;

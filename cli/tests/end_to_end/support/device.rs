@@ -26,6 +26,8 @@ pub struct Device {
     pub pause: Duration,
     /// `time` of its events: this, a millisecond later each, and for some of them on the days before.
     pub since: DateTime<Utc>,
+    /// Bytes that each event carries for nothing.
+    pub padding: usize,
 }
 
 /// How long a device waits at most before it tries again, whatever `Retry-After` says: tests are in a hurry.
@@ -41,7 +43,7 @@ impl Device {
         let days = chrono::Duration::days((seq % 3) as i64);
         let time = self.since - days + chrono::Duration::milliseconds(seq as i64);
         let name = self.name();
-        json!({
+        let mut event = json!({
             "id": format!("{name}/{seq}"),
             "device_id": name,
             "type": "reading",
@@ -53,7 +55,11 @@ impl Device {
                 "os": { "fw": format!("1.{}", seq % 5), "at": time.timestamp_millis() },
                 "note": "a \"quoted\" ünïcode note",
             },
-        })
+        });
+        if self.padding > 0 {
+            event["data"]["padding"] = padding(seq, self.padding).into();
+        }
+        event
     }
 
     /// Posts all events and returns what it knows of each. `acknowledged` grows meanwhile.
@@ -122,4 +128,19 @@ impl Device {
         done.retain(|entry| pending.iter().all(|again| again.seq != entry.seq));
         done
     }
+}
+
+/// Text that does not compress to nothing.
+fn padding(seed: u64, bytes: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut text = String::with_capacity(bytes + 16);
+    while text.len() < bytes {
+        // xorshift
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        text.push_str(&format!("{state:016x}"));
+    }
+    text.truncate(bytes);
+    text
 }

@@ -36,13 +36,18 @@ pub struct Fleet {
 impl Fleet {
     /// Sends the devices of `size` off, numbered from `first`.
     pub fn start(url: String, size: Size, first: usize) -> Fleet {
+        Fleet::start_padded(url, size, first, 0)
+    }
+
+    /// The same with events that are larger by `padding` bytes.
+    pub fn start_padded(url: String, size: Size, first: usize, padding: usize) -> Fleet {
         let (address, listening) = watch::channel(url);
         let acknowledged = Arc::new(AtomicU64::new(0));
         let client = http::client();
         let since = start_of_times();
         let devices = (first..first + size.devices).map(|number| {
             let Size { events_per_device: events, batch, pause, .. } = size;
-            let device = Device { number, events, batch, pause, since };
+            let device = Device { number, events, batch, pause, since, padding };
             let (client, listening, acknowledged) = (client.clone(), listening.clone(), Arc::clone(&acknowledged));
             let name = device.name();
             (name, http::RUNTIME.spawn(async move { device.run(client, listening, &acknowledged).await }))

@@ -1,0 +1,55 @@
+//! A Kafka broker of one's own, to take away and bring back.
+
+use super::servers;
+use rustix::process::{Pid, Signal, kill_process};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// A broker; stopped when dropped.
+#[derive(Debug)]
+pub struct Broker {
+    directory: TempDir,
+    pub address: String,
+}
+
+impl Broker {
+    pub fn start() -> Broker {
+        let directory = tempfile::tempdir().unwrap();
+        run(&servers::kafka_start(), directory.path());
+        let address = setting(directory.path(), "KAFKA_BOOTSTRAP");
+        Broker { directory, address }
+    }
+
+    /// kill -9.
+    pub fn kill(&self) {
+        let pid: i32 = setting(self.directory.path(), "KAFKA_PID").parse().unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
+
+    /// Brings it back with what it had, at the same address.
+    pub fn start_again(&self) {
+        run(&servers::kafka_start(), self.directory.path());
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // While a test fails, this must not hide why.
+        let stop = Command::new(servers::kafka_stop()).arg(self.directory.path()).status();
+        if !stop.is_ok_and(|status| status.success()) {
+            eprintln!("the broker in {} was not stopped", self.directory.path().display());
+        }
+    }
+}
+
+fn run(script: &Path, directory: &Path) {
+    let status = Command::new(script).arg(directory).stdout(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{} {}: {status}", script.display(), directory.display());
+}
+
+fn setting(directory: &Path, name: &str) -> String {
+    let env = std::fs::read_to_string(directory.join("env")).unwrap();
+    let value = env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("no {name} in {env}")).to_owned()
+}
