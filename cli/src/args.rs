@@ -2,7 +2,7 @@
 //!
 //! Every option has an environment variable. An option wins over its variable, and both win over the configuration file.
 
-use crate::bench::args::{Bench, What};
+use crate::bench::args::Bench;
 use crate::config::Overrides;
 use crate::listen::ListenAddr;
 use crate::telemetry::LogFormat;
@@ -163,10 +163,8 @@ impl Args {
             Command::Processor(processor) => (None, Some(&processor.admin), Some(&processor.kafka)),
             Command::Compactor(compactor) => (None, Some(&compactor.admin), None),
             Command::Check(check) => (None, None, Some(&check.kafka)),
-            Command::Bench(Bench { what: Some(What::Processor(processor)), .. }) => {
-                (None, None, Some(&processor.kafka))
-            }
-            Command::Files(_) | Command::Bench(_) => (None, None, None),
+            Command::Bench(bench) => (None, None, bench.kafka()),
+            Command::Files(_) => (None, None, None),
         };
         Overrides {
             data: self.global.data.clone(),

@@ -8,9 +8,14 @@ mod figures;
 mod made;
 mod client;
 mod replay;
-mod bare;
+mod scratch;
 mod filled;
+mod bare;
 mod processor;
+mod append;
+mod served;
+mod gateway;
+mod visible;
 
 use crate::config::Config;
 use anyhow::bail;
@@ -19,7 +24,10 @@ use args::{Bench, What};
 /// Measures what is asked for, and prints it.
 pub async fn run(args: &Bench, config: &Config) -> anyhow::Result<()> {
     match (&args.what, &args.replay.file) {
-        (Some(What::Processor(args_of_processor)), _) => processor::run(args_of_processor, config, args.json).await,
+        (Some(What::Processor(of)), _) => processor::run(of, config, args.json).await,
+        (Some(What::Log(of)), _) => append::run(of, config, args.json).await,
+        (Some(What::Gateway(of)), _) => gateway::run(of, config, args.json).await,
+        (Some(What::Visible(of)), _) => visible::run(of, config, args.json).await,
         (None, Some(file)) => replay::run(file, &args.replay, args.json).await,
         (None, None) => {
             bail!("nothing to measure: give --replay FILE, or what to measure (see `lakehose bench --help`)")

@@ -22,6 +22,12 @@ pub struct Bench {
 pub enum What {
     /// The processor from the log to committed files, next to a bare decode, sort and encode of the same events
     Processor(Processor),
+    /// The log: durable appends, their latency at a steady rate, reading
+    Log(Log),
+    /// The gateway over loopback: over a log that costs nothing, and over the embedded one
+    Gateway(Gateway),
+    /// From the answer to a request until the event is in the table, for as long as it runs
+    Visible(Visible),
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,9 +54,55 @@ pub struct Processor {
     /// Declare four columns, instead of leaving all members in `data`
     #[arg(long)]
     pub columns: bool,
-    /// Directory for the log and the table, removed afterwards [default: that for temporary files]
-    #[arg(long = "in", value_name = "DIR")]
-    pub directory: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
     #[command(flatten)]
     pub kafka: Kafka,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Log {
+    /// How long each step takes
+    #[arg(long, value_name = "N", default_value = "6", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub place: Place,
+    #[command(flatten)]
+    pub kafka: Kafka,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Gateway {
+    /// How long each step takes
+    #[arg(long, value_name = "N", default_value = "6", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Visible {
+    /// How long events are posted
+    #[arg(long, value_name = "N", default_value = "30", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// Where a directory is made for the log and the table, and removed afterwards [default: that of temporary files]
+    #[arg(long = "in", value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+impl Bench {
+    /// The brokers, where a measurement may be given any.
+    pub fn kafka(&self) -> Option<&Kafka> {
+        match &self.what {
+            Some(What::Processor(processor)) => Some(&processor.kafka),
+            Some(What::Log(log)) => Some(&log.kafka),
+            _ => None,
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Figures and how they are shown, with the load of the machine beside them.
 
+use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -99,6 +100,25 @@ impl Load {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(0, usize::from)
+}
+
+/// How long things took, kept as a distribution.
+#[derive(Debug)]
+pub struct Latencies(Histogram<u64>);
+
+impl Latencies {
+    pub fn new() -> Latencies {
+        Latencies(Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("bounds that are allowed"))
+    }
+
+    pub fn add(&mut self, latency: Duration) {
+        self.0.saturating_record(latency.as_micros() as u64);
+    }
+
+    /// The latency that a share of them did not exceed.
+    pub fn milliseconds(&self, share: f64) -> f64 {
+        self.0.value_at_quantile(share) as f64 / 1_000.0
+    }
 }
 
 /// CPU time that this process has used, all its threads together.

@@ -2,15 +2,13 @@
 
 use super::figures::process_cpu;
 use super::made::Events;
-use crate::config::Config;
+use super::scratch::Scratch;
 use crate::log;
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use chrono::Utc;
 use eventlog::{Input, Log, NewRecord, Position};
 use futures::{StreamExt, TryStreamExt, stream};
-use lake::dataset::Dataset;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,16 +16,10 @@ use std::time::{Duration, Instant};
 const GROUP: usize = 1_000;
 const APPENDS: usize = 8;
 
-/// Opens the log that `config` names, the embedded one in `directory`, and writes the first `count` of the events.
-pub async fn fill(
-    config: &Config,
-    directory: &Path,
-    dataset: &Dataset,
-    events: Events,
-    count: u64,
-) -> anyhow::Result<Arc<dyn Log>> {
-    let config = Config { data: directory.to_owned(), ..config.clone() };
-    let log = log::open(&config, std::slice::from_ref(dataset)).await?;
+/// Opens the log, and writes the first `count` of the events.
+pub async fn fill(scratch: &Scratch, events: Events, count: u64) -> anyhow::Result<Arc<dyn Log>> {
+    let dataset = &scratch.dataset;
+    let log = log::open(&scratch.config, std::slice::from_ref(dataset)).await?;
     let received_at = Bytes::from(Utc::now().timestamp_micros().to_string());
     let mut records = events.take(count as usize).map(|made| made.into_record(&received_at));
     let groups =

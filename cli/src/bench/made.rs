@@ -48,7 +48,7 @@ impl Iterator for Events {
         let (battery, rssi) = (random.random_range(0..=100), random.random_range(30..=99));
         let (minor, patch) = (random.random_range(0..10), random.random_range(0..10));
         let json = format!(
-            r#"{{"id":"{id}","device_id":"{device_id}","type":"heartbeat","time":"{time}","data":{{"temp":{temp:.2},"battery":{battery},"firmware":{{"version":"1.{minor}.{patch}"}},"rssi":-{rssi},"on":true}}}}"#
+            r#"{{"id":"{id}","device_id":"{device_id}","type":"heartbeat","time":"{time}","data":{{"temp":{temp:.2},"battery":{battery},"firmware":{{"version":"1.{minor}.{patch}"}},"rssi":-{rssi},"charging":true}}}}"#
         );
         self.made += 1;
         Some(Made { id, device_id, json })

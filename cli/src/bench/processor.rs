@@ -5,7 +5,9 @@ use super::bare;
 use super::figures::{Figures, process_cpu};
 use super::filled;
 use super::made::{self, Events};
+use super::scratch::Scratch;
 use crate::config::Config;
+use crate::tables;
 use anyhow::{Context, bail};
 use chrono::Utc;
 use eventlog::Log;
@@ -16,26 +18,20 @@ use processor::Progress;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 /// Fills a log, runs the processor over it until everything is in the table, and prints what that took.
 pub async fn run(args: &args::Processor, config: &Config, as_json: bool) -> anyhow::Result<()> {
-    let log = crate::log::place(config);
     let columns = if args.columns { made::columns() } else { Vec::new() };
+    let declared = columns.len();
+    let spec = DatasetSpec { columns, ..DatasetSpec::default() };
+    let scratch = Scratch::new(config, args.place.directory.as_deref(), spec)?;
+    let dataset = &scratch.dataset;
     let mut figures = Figures::new(format!(
-        "processor, {} events of {} bytes, {} columns declared, {}",
+        "processor, {} events of {} bytes, {declared} columns declared, {}",
         args.events,
         mean_size(),
-        columns.len(),
-        if config.kafka.brokers.is_some() { log.to_string() } else { "embedded log".into() },
+        scratch.log,
     ));
-    let parent = args.directory.clone().unwrap_or_else(std::env::temp_dir);
-    let directory = tempfile::Builder::new().prefix("lakehose-bench-").tempdir_in(&parent);
-    let directory =
-        directory.with_context(|| format!("cannot write to {} (choose another with --in)", parent.display()))?;
-    // A topic of Kafka outlives this run, so no two runs may share one.
-    let dataset =
-        Dataset::new(format!("bench-{}", Uuid::new_v4().simple()), DatasetSpec { columns, ..Default::default() })?;
     let processing = config.processor(1, true);
 
     let first = Utc::now();
@@ -44,13 +40,13 @@ pub async fn run(args: &args::Processor, config: &Config, as_json: bool) -> anyh
     let of_bare = (dataset.clone(), events());
     let bare = tokio::task::spawn_blocking(move || bare::run(of_bare.1, count, &of_bare.0, flush_above)).await??;
 
-    let log = filled::fill(config, directory.path(), &dataset, events(), count).await?;
+    let log = filled::fill(&scratch, events(), count).await?;
     filled::settle().await;
     let read = filled::read(Arc::clone(&log), &dataset.name, count).await?;
     filled::settle().await;
-    let lake = Lake::open(&config.lake.clone().unwrap_or_else(|| directory.path().join("lake").display().to_string()))?;
-    let took = process(Arc::clone(&log), &lake, &dataset, processing).await?;
-    let files = committed(&lake, &dataset).await?;
+    let lake = tables::open_lake(&scratch.config).await?;
+    let took = process(Arc::clone(&log), &lake, dataset, processing).await?;
+    let files = committed(&lake, dataset).await?;
     log.close().await.context("close the log")?;
 
     let rows: u64 = files.iter().map(DataFile::rows).sum();
