@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 fn what_was_posted_is_in_duckdb_seconds_later() {
     let place = Place::new(Config { flush_every: "1s", ..Config::new("first") });
     let up = place.start("up");
-    wait_for("ready", PATIENCE, || (http::get(&up.admin("/readyz")).unwrap().status == 200).then_some(()));
+    wait_for("ready", PATIENCE, || up.is_ready().then_some(()));
     let mut table = Table::new(up.table(&place.config.dataset));
     assert_eq!(table.count(), 0);
 

@@ -11,3 +11,4 @@ mod support;
 mod first_steps;
 mod crashes;
 mod many_processes;
+mod foreign_producers;

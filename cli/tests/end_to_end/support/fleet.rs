@@ -106,6 +106,12 @@ impl Ledger {
         self.devices.iter().flat_map(|(_, entries)| entries).filter(|entry| entry.attempts > 1).count()
     }
 
+    /// How many copies of events may be in the log beyond the first ones.
+    pub fn spare_attempts(&self) -> u64 {
+        let attempts = |entries: &Vec<Entry>| entries.iter().map(|entry| u64::from(entry.attempts) - 1).sum::<u64>();
+        self.devices.iter().map(|(_, entries)| attempts(entries)).sum()
+    }
+
     /// Writes it for DuckDB.
     pub fn write(&self, file: &Path) {
         let mut csv = String::from("id,device_id,seq,attempts\n");

@@ -10,6 +10,7 @@ pub mod duckdb;
 pub mod table;
 pub mod reader;
 pub mod kafka;
+pub mod foreign;
 
 use std::time::{Duration, Instant};
 

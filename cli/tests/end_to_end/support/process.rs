@@ -1,7 +1,7 @@
 //! A running `lakehose`, started as a user would and ended in every way there is.
 
 use super::config::Config;
-use super::servers;
+use super::{http, servers};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -75,7 +75,18 @@ impl Lakehose {
         self.fact(&format!("table {name} at "))
     }
 
-    pub fn admin(&self, path: &str) -> String {
+    pub fn is_ready(&self) -> bool {
+        http::get(&self.admin("/readyz")).is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// A series of `/metrics`, added up over its labels; 0 if there is none.
+    pub fn metric(&self, name: &str) -> f64 {
+        let metrics = http::get(&self.admin("/metrics")).unwrap().body;
+        let samples = metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    fn admin(&self, path: &str) -> String {
         format!("{}{path}", self.fact("admin "))
     }
 

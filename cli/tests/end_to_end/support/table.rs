@@ -66,26 +66,31 @@ impl Table {
         Value::from(rows).to_string()
     }
 
-    /// Nothing else writes to these topics, so the offsets of a partition are 0, 1, 2 and so on.
+    /// Nothing else writes to these topics, so the offsets of a partition are 0, 1, 2 and so on. Only a compactor may
+    /// leave one out, for a copy of an event that was sent more than once.
     #[track_caller]
     fn assert_offsets_form_chains(&mut self) {
-        let broken = self.duckdb.rows(
-            "SELECT kafka_partition, count(*) AS n, count(DISTINCT kafka_offset) AS offsets, min(kafka_offset) AS first,
-                    max(kafka_offset) AS last
-             FROM t GROUP BY kafka_partition HAVING n <> offsets OR first <> 0 OR last <> n - 1",
+        let found = self.duckdb.row(
+            "SELECT sum(n)::BIGINT AS rows, sum(offsets)::BIGINT AS offsets, sum(last + 1 - n)::BIGINT AS holes,
+                    min(first) AS first, (SELECT sum(attempts)::BIGINT FROM ledger) AS attempts
+             FROM (SELECT count(*) AS n, count(DISTINCT kafka_offset) AS offsets, min(kafka_offset) AS first,
+                          max(kafka_offset) AS last
+                   FROM t GROUP BY kafka_partition)",
         );
-        assert!(broken.is_empty(), "{broken:?}");
+        let number = |name: &str| found[name].as_i64().unwrap();
+        assert_eq!((number("offsets"), number("first")), (number("rows"), 0), "{found}");
+        assert!(number("rows") + number("holes") <= number("attempts"), "{found}");
     }
 
-    /// A device sends the next events when the ones before are acknowledged. What counts is the acknowledged attempt,
-    /// which is the last.
+    /// A device sends the next events when the ones before are acknowledged. What counts is the first copy of an event:
+    /// it is the one that a compactor leaves.
     #[track_caller]
     fn assert_order_of_devices(&mut self) {
         let wrong = self.duckdb.number(
             "SELECT count(*) FROM (
-                SELECT last, lag(last) OVER (PARTITION BY device_id ORDER BY seq) AS before
-                FROM (SELECT device_id, seq, max(kafka_offset) AS last FROM t GROUP BY device_id, seq)
-             ) WHERE last <= before",
+                SELECT first, lag(first) OVER (PARTITION BY device_id ORDER BY seq) AS before
+                FROM (SELECT device_id, seq, min(kafka_offset) AS first FROM t GROUP BY device_id, seq)
+             ) WHERE first <= before",
         );
         assert_eq!(wrong, 0, "events that overtook an earlier one of their device");
         let split = self.duckdb.number(
