@@ -2,6 +2,7 @@
 //!
 //! Every option has an environment variable. An option wins over its variable, and both win over the configuration file.
 
+use crate::bench::args::Bench;
 use crate::config::Overrides;
 use crate::listen::ListenAddr;
 use crate::telemetry::LogFormat;
@@ -36,6 +37,8 @@ pub enum Command {
     Files(Files),
     /// Check the configuration, and that the log and the lake can be reached
     Check(Check),
+    /// Measure: post a file of events to a gateway, or see how fast a part is on this machine
+    Bench(Bench),
 }
 
 #[derive(Debug, clap::Args)]
@@ -161,6 +164,7 @@ impl Args {
             Command::Processor(processor) => (None, Some(&processor.admin), Some(&processor.kafka)),
             Command::Compactor(compactor) => (None, Some(&compactor.admin), None),
             Command::Check(check) => (None, None, Some(&check.kafka)),
+            Command::Bench(bench) => (None, None, bench.kafka()),
             Command::Files(_) => (None, None, None),
         };
         Overrides {

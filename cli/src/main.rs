@@ -20,6 +20,7 @@ mod parts;
 mod shutdown;
 mod files;
 mod check;
+mod bench;
 mod failure;
 
 use args::{Args, Command};
@@ -71,5 +72,6 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         Command::Compactor(_) => roles::run(Roles::COMPACTOR, config, telemetry).await,
         Command::Files(files) => files::run(files, &config).await,
         Command::Check(_) => check::run(&config).await,
+        Command::Bench(args) => bench::run(args, &config).await,
     }
 }

@@ -33,7 +33,9 @@ use eventlog::Log;
 use lake::dataset::{Dataset, dead_table};
 use lake::{Lake, Table, schema};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// What a processor works with.
 pub struct Deps {
@@ -53,6 +55,9 @@ impl std::fmt::Debug for Deps {
 pub fn group(dataset: &str) -> String {
     format!("lakehose-{dataset}")
 }
+
+/// How long the committer may go on after its worker has ended.
+const LAST_COMMIT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs one member of the dataset's consumer group until `shutdown`, then writes out what it holds and leaves. Returns
 /// early only with an error that trying again cannot cure.
@@ -75,6 +80,10 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> any
     // A thread of its own: the poll must never wait behind other work, and the consumer must stay on one thread.
     let thread = std::thread::Builder::new().name("processor".into()).spawn(move || worker.run(&runtime))?;
     let done = tokio::task::spawn_blocking(move || thread.join()).await?;
-    committing.await.context("the committer stopped")?;
+    // Flushes that the worker gave up hold the committer; a store that is away must not keep the process from stopping.
+    match tokio::time::timeout(LAST_COMMIT_WITHIN, committing).await {
+        Ok(ended) => ended.context("the committer stopped")?,
+        Err(_) => warn!("flushes under way were given up; their records are read again at the next start"),
+    }
     done.map_err(|panic| anyhow::anyhow!("the processor's thread panicked: {panic:?}"))?
 }

@@ -153,7 +153,7 @@ impl Worker {
     pub fn run(mut self, runtime: &Handle) -> anyhow::Result<()> {
         let mut phase = Phase::Running;
         loop {
-            self.poll(runtime)?;
+            self.poll(runtime, !matches!(phase, Phase::Finishing { .. }))?;
             self.take_messages(runtime)?;
             self.start_partitions()?;
             self.release_partitions()?;
@@ -194,13 +194,14 @@ impl Worker {
         self.consumer.close().context("leave the consumer group")
     }
 
-    fn poll(&mut self, runtime: &Handle) -> anyhow::Result<()> {
+    /// Polls once; records are left alone unless `take_in`, for polling must go on while the last ones are written out.
+    fn poll(&mut self, runtime: &Handle, take_in: bool) -> anyhow::Result<()> {
         let now = Instant::now();
         let (partitions, topic, progress) = (&mut self.partitions, &self.topic, &self.progress);
         let mut made_id = String::new();
         let input = self.consumer.poll(POLL_FOR, &mut |record| {
             let Some(owned) = partitions.get_mut(&record.partition) else { return };
-            if owned.state != State::Reading {
+            if owned.state != State::Reading || !take_in {
                 return;
             }
             if let Pushed::Dead(reason) = owned.buffer.push(topic, &record, &mut made_id, now) {

@@ -3,8 +3,12 @@
 mod support;
 
 use eventlog::Input;
+use lake::file::FileStats;
+use lake::table::now_ms;
 use lake::testing::{Fault, Op, faulty_lake};
-use processor::Config;
+use lake::{DataFile, OffsetRange, Table, schema};
+use processor::committer::{COMMIT_WITHIN, Submission, Verdict};
+use processor::{Committer, Config};
 use std::time::Duration;
 use support::*;
 
@@ -196,4 +200,51 @@ async fn memory_stays_within_its_bound_while_the_store_is_away() {
     until_committed(&lake, &[20_000; 2]).await;
     running.stop().await.unwrap();
     assert_eq!(places(&lake, "events").await, all_places(&[20_000; 2]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_does_not_keep_the_processor_from_stopping() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, store) = faulty_lake(directory.path()).unwrap();
+    let log = MemoryLog::new(1);
+    let running = start(Config { drain_timeout: Duration::from_millis(200), ..config() }, &log, &lake);
+    until("the processor runs", async || running.progress.partitions() == 1).await;
+    store.inject(Op::Put, "date=", Fault::Fail, usize::MAX);
+    log.push_events(100);
+    until("rows are under way", async || running.progress.buffered_bytes() > 0).await;
+    tokio::time::timeout(Duration::from_secs(15), running.stop()).await.expect("it stops").unwrap();
+    store.heal();
+
+    let next = start(config(), &log, &lake);
+    until_committed(&lake, &[100]).await;
+    next.stop().await.unwrap();
+    assert_eq!(places(&lake, "events").await, all_places(&[100]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_a_sweep_may_have_deleted_are_not_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, _) = faulty_lake(directory.path()).unwrap();
+    let events = Table::open_or_create(&lake, "events", schema::events(&dataset())).await.unwrap();
+    let dead = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
+    let (committer, task) = Committer::start(events, dead, 1).await.unwrap();
+    let submission = |end: i64, age: Duration| Submission {
+        ranges: vec![OffsetRange { partition: 0, start: end - 1, end }],
+        files: vec![DataFile {
+            path: format!("date=2026-11-22/{end}.parquet"),
+            size: 1,
+            date: "2026-11-22".parse().unwrap(),
+            modified_ms: now_ms() - age.as_millis() as i64,
+            stats: FileStats::default(),
+            ranges: Vec::new(),
+            sorted_by: Vec::new(),
+        }],
+        dead: None,
+    };
+    let fresh = committer.submit(submission(1, Duration::from_secs(3_600))).await;
+    assert!(matches!(fresh, Verdict::Committed), "{fresh:?}");
+    let stale = committer.submit(submission(2, COMMIT_WITHIN + Duration::from_secs(1))).await;
+    assert!(matches!(stale, Verdict::Rejected), "{stale:?}");
+    drop(committer);
+    task.await.unwrap();
 }

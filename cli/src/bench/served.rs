@@ -1,0 +1,167 @@
+//! A gateway on a thread of its own, so that its CPU time can be told from that of the clients, and clients on another.
+
+use super::figures::{Latencies, thread_cpu};
+use super::made::Events;
+use anyhow::Context;
+use chrono::Utc;
+use eventlog::Log;
+use lake::dataset::Dataset;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A gateway that takes the events of one dataset.
+pub struct Served {
+    pub address: SocketAddr,
+    handle: Handle,
+    stop: CancellationToken,
+    thread: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Served {
+    pub async fn start(log: Arc<dyn Log>, dataset: &Dataset) -> anyhow::Result<Served> {
+        let runtime = single_thread()?;
+        let (stop, deps) = (CancellationToken::new(), ingest::Deps::new(log, vec![dataset.clone()]));
+        let (handle, stopping) = (runtime.handle().clone(), stop.clone());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").context("listen on loopback")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let serve = async move {
+            ingest::serve(TcpListener::from_std(listener)?, ingest::Config::default(), deps, stopping).await?;
+            anyhow::Ok(())
+        };
+        let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || runtime.block_on(serve))?;
+        Ok(Served { address, handle, stop, thread })
+    }
+
+    /// CPU time of the gateway's thread.
+    pub async fn cpu(&self) -> anyhow::Result<Duration> {
+        Ok(self.handle.spawn(async { thread_cpu() }).await?)
+    }
+
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        let ended = tokio::task::spawn_blocking(move || self.thread.join()).await?;
+        ended.map_err(|_| anyhow::anyhow!("the gateway panicked"))?
+    }
+}
+
+fn single_thread() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("start a thread")
+}
+
+/// Clients that post for a while.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    pub address: SocketAddr,
+    pub dataset: String,
+    pub connections: usize,
+    /// Events of one request.
+    pub batch: usize,
+    /// Events a second over all connections; `None`: the next request follows the answer.
+    pub rate: Option<f64>,
+    pub duration: Duration,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct Posted {
+    pub events: u64,
+    /// CPU time of the clients.
+    pub cpu: Duration,
+    pub wall: Duration,
+    /// Of a request, from the moment at which it was due to its answer.
+    pub latencies: Latencies,
+}
+
+impl Clients {
+    /// Posts on a thread of its own. Fails if anything but 202 is answered.
+    pub async fn post(self) -> anyhow::Result<Posted> {
+        tokio::task::spawn_blocking(move || {
+            let cpu = thread_cpu();
+            let posted = single_thread()?.block_on(self.post_all());
+            posted.map(|posted| Posted { cpu: thread_cpu() - cpu, ..posted })
+        })
+        .await?
+    }
+
+    async fn post_all(self) -> anyhow::Result<Posted> {
+        let requests: Arc<Vec<Vec<u8>>> = Arc::new(self.requests(64));
+        let began = Instant::now();
+        let mut connections = JoinSet::new();
+        for number in 0..self.connections {
+            connections.spawn(connection(self.clone(), Arc::clone(&requests), number, began));
+        }
+        let mut latencies = Latencies::new();
+        let mut events = 0;
+        while let Some(taken) = connections.join_next().await {
+            for latency in taken?? {
+                latencies.add(latency);
+                events += self.batch as u64;
+            }
+        }
+        Ok(Posted { events, cpu: Duration::ZERO, wall: began.elapsed(), latencies })
+    }
+
+    fn requests(&self, count: usize) -> Vec<Vec<u8>> {
+        let mut events = Events::from(Utc::now()).map(|made| made.json);
+        let request = |_| {
+            let body = events.by_ref().take(self.batch).collect::<Vec<_>>().join("\n");
+            let (dataset, length) = (&self.dataset, body.len());
+            format!(
+                "POST /v1/events/{dataset} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/x-ndjson\r\n\
+                 content-length: {length}\r\n\r\n{body}"
+            )
+            .into_bytes()
+        };
+        (0..count).map(request).collect()
+    }
+}
+
+async fn connection(
+    clients: Clients,
+    requests: Arc<Vec<Vec<u8>>>,
+    number: usize,
+    began: Instant,
+) -> anyhow::Result<Vec<Duration>> {
+    let mut stream = TcpStream::connect(clients.address).await.context("connect to the gateway")?;
+    stream.set_nodelay(true)?;
+    // The connections take turns, so that a steady rate has no bursts.
+    let each = clients.rate.map(|rate| Duration::from_secs_f64(clients.batch as f64 / rate));
+    let mut latencies = Vec::new();
+    for turn in 0.. {
+        let mut due = began.elapsed();
+        if let Some(each) = each {
+            due = each * (turn * clients.connections + number) as u32;
+            tokio::time::sleep_until((began + due).into()).await;
+        }
+        if began.elapsed() >= clients.duration {
+            break;
+        }
+        let request = &requests[(turn * clients.connections + number) % requests.len()];
+        stream.write_all(request).await.context("post to the gateway")?;
+        read_accepted(&mut stream).await?;
+        latencies.push(began.elapsed().saturating_sub(due));
+    }
+    Ok(latencies)
+}
+
+/// Reads one answer, which must say that the events were taken.
+async fn read_accepted(stream: &mut TcpStream) -> anyhow::Result<()> {
+    let mut answer = Vec::with_capacity(512);
+    // The gateway's answer to accepted events ends with this.
+    while !answer.ends_with(b"}") {
+        if stream.read_buf(&mut answer).await.context("read the gateway's answer")? == 0 {
+            anyhow::bail!("the gateway closed the connection");
+        }
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    anyhow::ensure!(answer.starts_with("HTTP/1.1 202"), "the gateway does not accept: {answer}");
+    Ok(())
+}
