@@ -117,10 +117,13 @@ impl<'a> Event<'a> {
             let detail = format!("the event has {} bytes, more than the {MAX_EVENT_BYTES} allowed", json.len());
             return Err(invalid(Reason::TooLarge, detail));
         }
-        let members = match serde_json::from_slice::<Members<'a>>(json) {
+        // Checked once as a whole: else every string in it is, one by one.
+        let Ok(text) = std::str::from_utf8(json) else {
+            return Err(invalid(Reason::InvalidJson, "the event is not UTF-8"));
+        };
+        let members = match serde_json::from_str::<Members<'a>>(text) {
             Ok(members) => members,
-            Err(err) if first_byte(json).is_some_and(|b| b != b'{') && is_json(json) => {
-                let _ = err;
+            Err(_) if first_byte(json).is_some_and(|b| b != b'{') && is_json(json) => {
                 return Err(invalid(Reason::NotAnObject, "an event must be a JSON object"));
             }
             Err(err) => return Err(invalid(Reason::InvalidJson, err.to_string())),
