@@ -364,6 +364,31 @@ pub(crate) enum Value<'a> {
     Nested,
 }
 
+impl<'a> Value<'a> {
+    /// The value of a JSON text; `None` if it is a number that no double holds.
+    pub(crate) fn of(json: &'a RawValue) -> Option<Value<'a>> {
+        let text = json.get();
+        Value::of_plain(text).or_else(|| serde_json::from_str(text).ok())
+    }
+
+    /// As [`Value::of`] for what nearly all values are, without a parser: the text is known to be JSON.
+    fn of_plain(text: &'a str) -> Option<Value<'a>> {
+        match text.as_bytes() {
+            [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Some(Value::Text(text[1..text.len() - 1].into())),
+            // Minus zero is a double.
+            [b'-', b'0', ..] => None,
+            [b'-' | b'0'..=b'9', ..] => match text.parse() {
+                Ok(integer) => Some(Value::Integer(integer)),
+                Err(_) if text.bytes().all(|b| b != b'.' && b != b'e' && b != b'E') => None,
+                Err(_) => text.parse().ok().filter(|float: &f64| float.is_finite()).map(Value::Float),
+            },
+            b"true" => Some(Value::Bool(true)),
+            b"false" => Some(Value::Bool(false)),
+            _ => None,
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Value<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct V;
