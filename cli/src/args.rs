@@ -6,6 +6,7 @@ use crate::bench::args::Bench;
 use crate::config::Overrides;
 use crate::listen::ListenAddr;
 use crate::telemetry::LogFormat;
+use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -98,7 +99,7 @@ pub struct Http {
     #[arg(long, value_name = "HOST:PORT", env = "LAKEHOSE_LISTEN")]
     pub listen: Option<ListenAddr>,
     /// Accept events from anybody who can reach --listen, beyond this machine too
-    #[arg(long, env = "LAKEHOSE_INSECURE")]
+    #[arg(long, env = "LAKEHOSE_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 }
 

@@ -8,7 +8,7 @@ use anyhow::bail;
 use lake::dataset::Dataset;
 use lake::schema;
 use lake::state::Keep;
-use lake::store::Lake;
+use lake::store::{Lake, StoreError};
 use lake::table::Table;
 
 /// Prints one finding a line; fails if one of them is bad. Makes no topics and no tables.
@@ -26,12 +26,15 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let names: Vec<&str> = datasets.iter().map(|dataset| dataset.name.as_str()).collect();
     report("configuration", Ok(format!("datasets {}", names.join(", "))));
     report("log", reach_log(config).await);
-    match tables::open_lake(config).await {
+    match tables::open_existing_lake(config).await {
         Ok(lake) => {
             report("lake", Ok(lake.url().to_string()));
             for dataset in &datasets {
                 report(&format!("table {}", dataset.name), look_at(&lake, dataset).await);
             }
+        }
+        Err(err) if is_missing(&err) => {
+            report("lake", Ok(format!("{} is not there yet, made by the first start", config.lake_location())));
         }
         Err(err) => report("lake", Err(err)),
     }
@@ -40,6 +43,15 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         1 => bail!("one check failed, see above"),
         _ => bail!("{bad} checks failed, see above"),
     }
+}
+
+/// Whether the lake is a directory that nobody has made yet.
+fn is_missing(err: &anyhow::Error) -> bool {
+    let missing = |err: &StoreError| match err {
+        StoreError::Directory { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    };
+    err.downcast_ref::<StoreError>().is_some_and(missing)
 }
 
 async fn reach_log(config: &Config) -> anyhow::Result<String> {

@@ -10,7 +10,7 @@ mod environment;
 #[cfg(test)]
 mod tests;
 
-pub use sections::{Compaction, EventLog, Kafka, Memory};
+pub use sections::{EventLog, Kafka, Memory};
 
 use crate::listen::ListenAddr;
 use anyhow::{Context, bail};
@@ -39,7 +39,7 @@ pub struct Config {
     pub ingest: ingest::Http,
     pub flush: FlushConfig,
     pub memory: Memory,
-    pub compaction: Compaction,
+    pub compaction: compactor::Config,
     pub kafka: Kafka,
     pub eventlog: EventLog,
 }
@@ -56,7 +56,7 @@ impl Default for Config {
             ingest: ingest::Http::default(),
             flush: FlushConfig::default(),
             memory: Memory::default(),
-            compaction: Compaction::default(),
+            compaction: compactor::Config::default(),
             kafka: Kafka::default(),
             eventlog: EventLog::default(),
         }

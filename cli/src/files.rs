@@ -11,7 +11,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 
 /// Prints them, by date and path.
 pub async fn run(args: &args::Files, config: &Config) -> anyhow::Result<()> {
-    let lake = tables::open_lake(config).await?;
+    let lake = tables::open_existing_lake(config).await?;
     let table = tables::open_table(config, &lake, &args.dataset).await?;
     let mut state = table.load(Keep::Files, &[]).await.with_context(|| format!("cannot read {}", args.dataset))?;
     if let Some(version) = args.version.filter(|version| *version != state.version) {

@@ -42,6 +42,7 @@ impl Roles {
 pub async fn run(roles: Roles, config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     ingest::metrics::describe();
     processor::metrics::describe();
+    compactor::metrics::describe();
     let shutdown = shutdown::on_signal()?;
     let surroundings = tokio::select! {
         found = Surroundings::find(roles, &config) => found?,
@@ -90,6 +91,7 @@ impl Surroundings {
             admin: self.admin.local_addr()?,
             log: self.log.is_some().then(|| log::place(config)),
             lake: self.lake.as_ref(),
+            endpoint: tables::endpoint(),
         })
     }
 
@@ -114,6 +116,12 @@ impl Surroundings {
                 let deps = processor::Deps { log, lake, dataset, progress };
                 parts.start(Stage::Processor, name, |stop| processor::run(config.clone(), deps, stop));
             }
+        }
+        if let (Some(lake), true) = (&self.lake, self.roles.compactor) {
+            let memory = config.memory.compactor;
+            let deps = compactor::Deps { lake: lake.clone(), datasets: self.datasets.clone(), memory };
+            let config = config.compaction.clone();
+            parts.start(Stage::Compactor, "compactor", |stop| compactor::run(config, deps, stop));
         }
         let admin = tokio::spawn(admin::run(self.admin, health, telemetry.metrics.clone(), shutdown.clone()));
         let status = tokio::spawn(status::report(telemetry.clone()));

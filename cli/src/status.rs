@@ -27,12 +27,12 @@ impl Totals {
     pub fn read(metrics: &str) -> Totals {
         let lag = sum(metrics, "lakehose_processor_lag_records");
         // A processor tells its lag from the start, but its commits only from the first one on.
-        let committed = sum(metrics, "lakehose_processor_rows_committed_total").or(lag.map(|_| 0));
+        let committed = sum(metrics, "lakehose_processor_events_committed_total").or(lag.map(|_| 0));
         Totals {
             accepted: sum(metrics, "lakehose_ingest_events_accepted_total"),
             committed,
             lag,
-            files: sum(metrics, "lakehose_compactor_live_files"),
+            files: sum(metrics, "lakehose_compactor_files_live"),
         }
     }
 }
@@ -126,7 +126,7 @@ mod tests {
                        lakehose_processor_lag_records{dataset=\"a\",partition=\"0\"} 3\n\
                        lakehose_processor_lag_records{dataset=\"} 7\",partition=\"1\"} 4\n\
                        lakehose_processor_lag_records_of_others 100\n\
-                       lakehose_compactor_live_files 9\n";
+                       lakehose_compactor_files_live 9\n";
         let totals = Totals::read(metrics);
         assert_eq!((totals.lag, totals.files, totals.accepted), (Some(7), Some(9), None));
         assert_eq!(totals.committed, Some(0));

@@ -4,11 +4,20 @@ use crate::config::Config;
 use anyhow::{Context, bail};
 use lake::dataset::{Dataset, DatasetSpec, dead_table};
 use lake::schema;
-use lake::store::Lake;
+use lake::store::{Lake, StoreError};
 use lake::table::Table;
 
-/// Opens the lake, and finds out whether it can be reached.
+/// Opens the lake for writing, and finds out whether it can be reached.
 pub async fn open_lake(config: &Config) -> anyhow::Result<Lake> {
+    open_with(config, Lake::open).await
+}
+
+/// Opens the lake for reading, and finds out whether it can be reached. Creates nothing.
+pub async fn open_existing_lake(config: &Config) -> anyhow::Result<Lake> {
+    open_with(config, Lake::open_existing).await
+}
+
+async fn open_with(config: &Config, open: fn(&str) -> Result<Lake, StoreError>) -> anyhow::Result<Lake> {
     let location = config.lake_location();
     let hint = match &config.lake {
         None => "choose another directory with --data, or another place with --lake",
@@ -17,9 +26,14 @@ pub async fn open_lake(config: &Config) -> anyhow::Result<Lake> {
         }
         Some(_) => "choose another place with --lake",
     };
-    let lake = Lake::open(&location).with_context(|| format!("cannot use the lake ({hint})"))?;
+    let lake = open(&location).with_context(|| format!("cannot use the lake ({hint})"))?;
     lake.probe().await.with_context(|| format!("cannot reach the lake ({hint})"))?;
     Ok(lake)
+}
+
+/// URL of the S3 store when it is not AWS, from the variables that the lake reads.
+pub fn endpoint() -> Option<String> {
+    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(|name| std::env::var(name).ok())
 }
 
 /// Makes the tables that are not there yet, and refuses those of another schema.

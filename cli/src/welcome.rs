@@ -17,6 +17,8 @@ pub struct Welcome<'a> {
     pub admin: SocketAddr,
     pub log: Option<Place>,
     pub lake: Option<&'a Lake>,
+    /// URL of the S3 store, when it is not AWS.
+    pub endpoint: Option<String>,
 }
 
 impl Welcome<'_> {
@@ -49,7 +51,7 @@ impl fmt::Display for Welcome<'_> {
         }
         if let Some(lake) = self.lake {
             writeln!(f, "\nCount them in DuckDB, seconds later:\n")?;
-            writeln!(f, "  INSTALL delta; LOAD delta;{}", credentials(lake))?;
+            writeln!(f, "  INSTALL delta; LOAD delta;{}", credentials(lake.url().scheme(), self.endpoint.as_deref()))?;
             writeln!(f, "  SELECT date, count(*) FROM delta_scan('{}')", lake.table_url(name))?;
             writeln!(f, "  WHERE date >= current_date - 7 GROUP BY date ORDER BY date;\n")?;
         }
@@ -57,12 +59,19 @@ impl fmt::Display for Welcome<'_> {
     }
 }
 
-/// What DuckDB needs to be told of a bucket: to look where every AWS tool looks.
-fn credentials(lake: &Lake) -> &'static str {
-    match lake.url().scheme() {
-        "s3" => " INSTALL aws; LOAD aws; CREATE SECRET (TYPE s3, PROVIDER credential_chain);",
-        _ => "",
+/// What DuckDB needs to be told of a bucket: to look where every AWS tool looks, and the endpoint if it is not AWS.
+fn credentials(scheme: &str, endpoint: Option<&str>) -> String {
+    if scheme != "s3" {
+        return String::new();
     }
+    let endpoint = endpoint.map_or(String::new(), |endpoint| {
+        let (use_ssl, host) = match endpoint.split_once("://") {
+            Some((scheme, host)) => (scheme != "http", host),
+            None => (true, endpoint),
+        };
+        format!(", ENDPOINT '{}', URL_STYLE 'path', USE_SSL {use_ssl}", host.trim_end_matches('/'))
+    });
+    format!(" INSTALL aws; LOAD aws;\n  CREATE SECRET (TYPE s3, PROVIDER credential_chain{endpoint});")
 }
 
 /// An address that a client on this machine can use.
@@ -89,6 +98,7 @@ mod tests {
             admin: "127.0.0.1:9090".parse().unwrap(),
             log: Some(Place::Kafka { brokers: "k:9092".into() }),
             lake: Some(&lake),
+            endpoint: None,
         };
         let text = welcome.to_string();
         let table = lake.table_url("events");
@@ -101,5 +111,13 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
         assert!(text.contains(&format!("delta_scan('{table}')")), "{text}");
+    }
+
+    #[test]
+    fn the_query_of_a_bucket_says_where_its_store_is() {
+        assert_eq!(credentials("file", None), "");
+        assert!(credentials("s3", None).contains("credential_chain)"));
+        let other = credentials("s3", Some("http://127.0.0.1:7070/"));
+        assert!(other.contains("ENDPOINT '127.0.0.1:7070', URL_STYLE 'path', USE_SSL false"), "{other}");
     }
 }

@@ -110,6 +110,11 @@ fn a_mistake_in_the_environment_names_the_variable() {
 fn listening_beyond_this_machine_without_keys_needs_insecure() {
     let (_, line) = complaint(lakehose(empty().path(), &["up", "--listen", "0.0.0.0:0"]));
     assert_says(&line, &["0.0.0.0:0", "--insecure", "127.0.0.1"]);
+
+    let directory = empty();
+    let mut command = lakehose(directory.path(), &["up", "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"]);
+    command.env("LAKEHOSE_INSECURE", "1");
+    assert!(Running::start(command).said.contains("POST events to http://127.0.0.1:"));
 }
 
 #[test]
@@ -175,7 +180,12 @@ fn a_directory_that_cannot_be_written_is_named() {
 
 #[test]
 fn a_table_that_is_not_there_is_told_with_those_that_could_be() {
-    let (_, line) = complaint(lakehose(empty().path(), &["files", "heartbeats"]));
+    let directory = empty();
+    let (_, line) = complaint(lakehose(directory.path(), &["files", "heartbeats"]));
+    assert_says(&line, &["lakehose-data/lake", "--lake"]);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "looking makes nothing");
+    std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
+    let (_, line) = complaint(lakehose(directory.path(), &["files", "heartbeats"]));
     assert_says(&line, &["heartbeats", "events", "--lake"]);
 }
 
@@ -211,9 +221,13 @@ impl Running {
         answer
     }
 
-    fn stop(mut self) -> Output {
+    fn signal(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    fn stop(mut self) -> Output {
+        self.signal();
         let mut stderr = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         let status = self.child.wait().unwrap();
@@ -248,6 +262,25 @@ fn a_running_process_tells_its_addresses_answers_probes_and_ends_when_told() {
     assert!(running.get("/metrics").contains("process_resident_memory_bytes"));
     let output = running.stop();
     assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_a_request_that_is_never_finished() {
+    let directory = empty();
+    let mut running = Running::start(up(directory.path(), "", &[]));
+    let host = running.fact("POST events to http://").split('/').next().unwrap().to_owned();
+    let mut request = TcpStream::connect(&host).unwrap();
+    write!(request, "POST /v1/events/events HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n").unwrap();
+    write!(request, "content-length: 100\r\nexpect: 100-continue\r\n\r\n").unwrap();
+    // The gateway asks for the body, so the request is under way.
+    let mut answer = [0; 12];
+    request.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
+    running.signal();
+    wait_until("not ready while stopping", || running.get("/readyz").contains("stopping"));
+    assert!(running.child.try_wait().unwrap().is_none(), "waits for the request");
+    running.signal();
+    assert_eq!(running.child.wait().unwrap().code(), Some(130));
 }
 
 #[test]

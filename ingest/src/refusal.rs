@@ -157,7 +157,7 @@ impl Refusal {
                 "log-unavailable",
                 "The events could not be stored",
                 format!(
-                    "send the events again in {} s, with the same ids: what was stored all the same is recognised by them",
+                    "it is not known whether they were stored; send them again in {} s, with the same ids",
                     whole_seconds(*retry_after)
                 ),
             ),

@@ -32,6 +32,8 @@ pub mod actions;
 pub mod state;
 mod kernel;
 pub mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use file::DataFile;
 pub use range::OffsetRange;

@@ -74,6 +74,11 @@ impl<W: Write + Send> FileWriter<W> {
         self.writer.write(batch)
     }
 
+    /// Ends the row group early: rows may be so large that a whole group would not fit in memory.
+    pub fn end_row_group(&mut self) -> Result<(), ParquetError> {
+        self.writer.flush()
+    }
+
     /// Bytes that wait in memory for the end of a row group.
     pub fn buffered_bytes(&self) -> usize {
         self.writer.memory_size()

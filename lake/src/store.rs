@@ -17,6 +17,13 @@ pub struct Lake {
     url: Url,
 }
 
+/// What a lake is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Read,
+    Write,
+}
+
 /// Why a lake cannot be used. The message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -49,25 +56,37 @@ impl StoreError {
 
 impl Lake {
     /// Opens `file:///absolute/path`, a plain path, or `s3://bucket/prefix`. S3 takes credentials, region and endpoint
-    /// from the usual variables (`AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT_URL`, …). Creates a local directory;
-    /// touches no network.
+    /// from the usual variables (`AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT_URL`, …). Creates a local directory
+    /// and makes sure that it can be written; touches no network.
     pub fn open(location: &str) -> Result<Lake, StoreError> {
-        let bad_url = || StoreError::Url { url: location.to_owned() };
-        match Url::parse(location) {
-            Ok(url) if url.scheme() == "s3" => Lake::open_s3(url),
-            Ok(url) if url.scheme() == "file" => Lake::open_directory(url.to_file_path().map_err(|()| bad_url())?),
-            Ok(_) => Err(bad_url()),
-            Err(_) if location.is_empty() || location.contains("://") => Err(bad_url()),
-            Err(_) => Lake::open_directory(location.into()),
-        }
+        Lake::open_for(location, Purpose::Write)
     }
 
-    fn open_directory(path: std::path::PathBuf) -> Result<Lake, StoreError> {
+    /// As [`Lake::open`], for reading alone: creates nothing.
+    pub fn open_existing(location: &str) -> Result<Lake, StoreError> {
+        Lake::open_for(location, Purpose::Read)
+    }
+
+    fn open_for(location: &str, purpose: Purpose) -> Result<Lake, StoreError> {
+        let bad_url = || StoreError::Url { url: location.to_owned() };
+        let directory = match Url::parse(location) {
+            Ok(url) if url.scheme() == "s3" => return Lake::open_s3(url),
+            Ok(url) if url.scheme() == "file" => url.to_file_path().map_err(|()| bad_url())?,
+            Ok(_) => return Err(bad_url()),
+            Err(_) if location.is_empty() || location.contains("://") => return Err(bad_url()),
+            Err(_) => location.into(),
+        };
+        Lake::open_directory(directory, purpose)
+    }
+
+    fn open_directory(path: std::path::PathBuf, purpose: Purpose) -> Result<Lake, StoreError> {
         let directory = |source| StoreError::Directory { path: path.display().to_string(), source };
-        std::fs::create_dir_all(&path).map_err(directory)?;
+        if purpose == Purpose::Write {
+            std::fs::create_dir_all(&path).map_err(directory)?;
+            // Found out now, with a clear message, rather than at the first upload.
+            prove_writable(&path).map_err(directory)?;
+        }
         let absolute = path.canonicalize().map_err(directory)?;
-        // Found out now, with a clear message, rather than at the first upload.
-        tempfile_in(&absolute).map_err(directory)?;
         let url =
             Url::from_directory_path(&absolute).map_err(|()| StoreError::Url { url: path.display().to_string() })?;
         let root = Path::from_absolute_path(&absolute)
@@ -103,6 +122,12 @@ impl Lake {
     /// A lake over any store, for tests and fault injection. `url` must name `root` inside it.
     pub fn over(store: Arc<dyn ObjectStore>, root: Path, url: Url) -> Lake {
         Lake { store, root, url }
+    }
+
+    /// The same place, reached through another store.
+    #[cfg(feature = "testing")]
+    pub fn with_store(&self, store: Arc<dyn ObjectStore>) -> Lake {
+        Lake { store, ..self.clone() }
     }
 
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
@@ -155,8 +180,32 @@ pub async fn get(store: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>, 
 }
 
 /// Proves that files can be made in `directory`.
-fn tempfile_in(directory: &std::path::Path) -> std::io::Result<()> {
+fn prove_writable(directory: &std::path::Path) -> std::io::Result<()> {
     let path = directory.join(format!(".lakehose-probe-{}", uuid::Uuid::new_v4()));
     std::fs::File::create_new(&path)?;
     std::fs::remove_file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_creates_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("lake");
+        let location = path.to_str().unwrap();
+        assert!(matches!(Lake::open_existing(location), Err(StoreError::Directory { .. })));
+        assert!(!path.exists());
+        let lake = Lake::open(location).unwrap();
+        assert_eq!(Lake::open_existing(location).unwrap().url(), lake.url());
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_place_for_a_lake_is_refused() {
+        for location in ["", "http://x/y", "gs://bucket", "s3://", "file://host/x"] {
+            assert!(matches!(Lake::open(location), Err(StoreError::Url { .. })), "{location}");
+        }
+    }
 }

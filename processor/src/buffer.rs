@@ -76,6 +76,10 @@ impl PartitionBuffer {
         gone
     }
 
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
     /// The next offset to read.
     pub fn position(&self) -> i64 {
         self.end

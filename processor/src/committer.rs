@@ -49,6 +49,10 @@ pub enum Verdict {
 /// A flush that starts after the table's end waits so long for what lies between.
 const HOLD_FOR: Duration = Duration::from_secs(5);
 
+/// Files that waited longer for their commit are not committed any more: the compactor deletes files that are in no
+/// table after 24 h, and a commit must never name a file that may be gone.
+pub const COMMIT_WITHIN: Duration = Duration::from_secs(12 * 3600);
+
 /// Submissions that wait for the committer; more make their senders wait.
 const QUEUE: usize = 64;
 
@@ -232,6 +236,7 @@ impl Task {
 
     /// One attempt: decide against the state, write dead letters, commit, answer.
     async fn try_commit(&mut self) -> anyhow::Result<()> {
+        self.reject_stale();
         loop {
             let txns = self.next_offsets();
             let ranges: Vec<&[OffsetRange]> = self.held.iter().map(|p| p.submission.ranges.as_slice()).collect();
@@ -250,6 +255,19 @@ impl Task {
             }
             self.answer(decisions);
             return Ok(());
+        }
+    }
+
+    fn reject_stale(&mut self) {
+        let oldest = now_ms() - COMMIT_WITHIN.as_millis() as i64;
+        let is_stale = |pending: &Pending| pending.submission.files.iter().any(|file| file.modified_ms < oldest);
+        let (stale, fresh): (Vec<Pending>, Vec<Pending>) =
+            std::mem::take(&mut self.held).into_iter().partition(is_stale);
+        self.held = fresh;
+        for pending in stale {
+            metrics::flush_rejected();
+            warn!(files = pending.submission.files.len(), "flush rejected: its files waited too long for their commit");
+            let _ = pending.answer.send(Verdict::Rejected);
         }
     }
 

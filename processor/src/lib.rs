@@ -33,7 +33,9 @@ use eventlog::Log;
 use lake::dataset::{Dataset, dead_table};
 use lake::{Lake, Table, schema};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// What a processor works with.
 pub struct Deps {
@@ -54,6 +56,9 @@ pub fn group(dataset: &str) -> String {
     format!("lakehose-{dataset}")
 }
 
+/// How long the committer may go on after its worker has ended.
+const LAST_COMMIT_WITHIN: Duration = Duration::from_secs(5);
+
 /// Runs one member of the dataset's consumer group until `shutdown`, then writes out what it holds and leaves. Returns
 /// early only with an error that trying again cannot cure.
 pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -67,11 +72,18 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> any
     let (committer, committing) = Committer::start(events.clone(), dead, partitions).await.context("read the table")?;
     let consumer = log.consumer(&dataset.name, &group(&dataset.name)).context("join the consumer group")?;
     progress.set_ready();
-    let worker = worker::Worker::new(config, dataset, consumer, committer, events, progress, shutdown);
+    // If this future is dropped, the thread must not go on by itself.
+    let stop = shutdown.child_token();
+    let _stop_when_dropped = stop.clone().drop_guard();
+    let worker = worker::Worker::new(config, dataset, consumer, committer, events, progress, stop);
     let runtime = tokio::runtime::Handle::current();
     // A thread of its own: the poll must never wait behind other work, and the consumer must stay on one thread.
     let thread = std::thread::Builder::new().name("processor".into()).spawn(move || worker.run(&runtime))?;
     let done = tokio::task::spawn_blocking(move || thread.join()).await?;
-    committing.await.context("the committer stopped")?;
+    // Flushes that the worker gave up hold the committer; a store that is away must not keep the process from stopping.
+    match tokio::time::timeout(LAST_COMMIT_WITHIN, committing).await {
+        Ok(ended) => ended.context("the committer stopped")?,
+        Err(_) => warn!("flushes under way were given up; their records are read again at the next start"),
+    }
     done.map_err(|panic| anyhow::anyhow!("the processor's thread panicked: {panic:?}"))?
 }

@@ -36,6 +36,9 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 /// How long to ask the log for the bounds of a partition.
 const BOUNDS_WITHIN: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// How often the group offsets are published again: the process that committed the table may have died before it could,
+/// and Kafka forgets what it is told in the middle of a rebalance.
+const HINT_EVERY: Duration = Duration::from_secs(5);
 
 /// One member of a dataset's consumer group.
 pub struct Worker {
@@ -50,14 +53,15 @@ pub struct Worker {
     partitions: BTreeMap<i32, Owned>,
     joining: BTreeSet<i32>,
     releases: Vec<Release>,
-    /// Positions to start from, until the log has told its bounds.
-    starts: Vec<(i32, Option<i64>)>,
+    /// Positions to start from, as they were asked for together, until the log has told its bounds.
+    starts: Vec<Vec<(i32, Option<i64>)>>,
     in_flight: BTreeMap<u64, InFlight>,
     next_flush: u64,
     last_turn: Option<oneshot::Receiver<()>>,
     paused: bool,
     messages: (mpsc::Sender<Message>, mpsc::Receiver<Message>),
     reported: Instant,
+    hinted: Instant,
 }
 
 #[derive(Debug)]
@@ -141,6 +145,7 @@ impl Worker {
             paused: false,
             messages: mpsc::channel(),
             reported: Instant::now(),
+            hinted: Instant::now(),
         }
     }
 
@@ -148,7 +153,7 @@ impl Worker {
     pub fn run(mut self, runtime: &Handle) -> anyhow::Result<()> {
         let mut phase = Phase::Running;
         loop {
-            self.poll(runtime)?;
+            self.poll(runtime, !matches!(phase, Phase::Finishing { .. }))?;
             self.take_messages(runtime)?;
             self.start_partitions()?;
             self.release_partitions()?;
@@ -184,17 +189,19 @@ impl Worker {
                 }
             };
             self.report();
+            self.repeat_hints();
         }
         self.consumer.close().context("leave the consumer group")
     }
 
-    fn poll(&mut self, runtime: &Handle) -> anyhow::Result<()> {
+    /// Polls once; records are left alone unless `take_in`, for polling must go on while the last ones are written out.
+    fn poll(&mut self, runtime: &Handle, take_in: bool) -> anyhow::Result<()> {
         let now = Instant::now();
         let (partitions, topic, progress) = (&mut self.partitions, &self.topic, &self.progress);
         let mut made_id = String::new();
         let input = self.consumer.poll(POLL_FOR, &mut |record| {
             let Some(owned) = partitions.get_mut(&record.partition) else { return };
-            if owned.state != State::Reading {
+            if owned.state != State::Reading || !take_in {
                 return;
             }
             if let Pushed::Dead(reason) = owned.buffer.push(topic, &record, &mut made_id, now) {
@@ -217,7 +224,7 @@ impl Worker {
     fn take_messages(&mut self, runtime: &Handle) -> anyhow::Result<()> {
         while let Ok(message) = self.messages.1.try_recv() {
             match message {
-                Message::Positions(positions) => self.starts.extend(positions),
+                Message::Positions(positions) => self.starts.push(positions),
                 Message::Flushed(flushed) => self.flushed(runtime, flushed)?,
             }
         }
@@ -242,9 +249,21 @@ impl Worker {
         });
     }
 
-    /// Starts reading where the table says, as soon as the log has told what it still holds.
+    /// Starts reading where the table says, as soon as the log has told what it still holds. Partitions that were
+    /// assigned together start together: the log takes one answer to an assignment.
     fn start_partitions(&mut self) -> anyhow::Result<()> {
-        for (partition, position) in std::mem::take(&mut self.starts) {
+        for positions in std::mem::take(&mut self.starts) {
+            if let Err(err) = self.start_together(&positions)? {
+                wait_if_retryable(err, "start reading")?;
+                self.starts.push(positions);
+            }
+        }
+        Ok(())
+    }
+
+    fn start_together(&mut self, positions: &[(i32, Option<i64>)]) -> anyhow::Result<Result<(), LogError>> {
+        let (mut buffers, mut assign, mut seek) = (Vec::new(), Vec::new(), Vec::new());
+        for &(partition, position) in positions {
             let joining = self.joining.contains(&partition);
             let resetting = self.partitions.get(&partition).is_some_and(|owned| owned.state == State::Resetting);
             if !joining && !resetting {
@@ -252,31 +271,38 @@ impl Worker {
             }
             let bounds = match self.consumer.bounds(partition, BOUNDS_WITHIN) {
                 Ok(bounds) => bounds,
-                Err(err) => {
-                    wait_if_retryable(err, "ask the log for its bounds")?;
-                    self.starts.push((partition, position));
-                    continue;
-                }
+                Err(err) => return Ok(Err(err)),
             };
             let start = position.unwrap_or(bounds.first);
             self.check_not_ahead(partition, start, bounds.next)?;
             let mut buffer = PartitionBuffer::new(Arc::clone(&self.plan), partition, start);
-            self.count_gone(partition, start, buffer.skip_to(bounds.first, Instant::now()));
+            let gone = buffer.skip_to(bounds.first, Instant::now());
             let from = Position { partition, offset: buffer.position() };
-            let started = if joining { self.consumer.assign(&[from]) } else { self.consumer.seek(from) };
-            if let Err(err) = started {
-                wait_if_retryable(err, "start reading a partition")?;
-                self.starts.push((partition, position));
-                continue;
+            if joining {
+                assign.push(from)
+            } else {
+                seek.push(from)
             }
+            buffers.push((start, gone, buffer));
+        }
+        let started = match assign.is_empty() {
+            true => Ok(()),
+            false => self.consumer.assign(&assign),
+        };
+        if let Err(err) = started.and_then(|()| seek.into_iter().try_for_each(|to| self.consumer.seek(to))) {
+            return Ok(Err(err));
+        }
+        for (start, gone, buffer) in buffers {
+            let partition = buffer.partition();
+            self.count_gone(partition, start, gone);
             if self.paused {
                 self.consumer.pause(&[partition]).context("pause a partition")?;
             }
-            debug!(partition, offset = from.offset, "reading");
+            debug!(partition, offset = buffer.position(), "reading");
             self.joining.remove(&partition);
             self.partitions.insert(partition, Owned { buffer, committed: start, state: State::Reading });
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     fn check_not_ahead(&self, partition: i32, start: i64, next: i64) -> anyhow::Result<()> {
@@ -417,16 +443,32 @@ impl Worker {
                 hints.push(Position { partition: range.partition, offset: range.end });
             }
         }
-        if let Err(err) = self.consumer.commit_hint(&hints) {
+        self.hint(&hints);
+    }
+
+    fn hint(&mut self, hints: &[Position]) {
+        if let Err(err) = self.consumer.commit_hint(hints) {
             // Only lag tools see it, and the next hint repairs it.
             debug!(error = %err, "group offsets were not published");
         }
     }
 
+    /// Says again how far the table is, so that a hint that got lost is missed for a while and not until the next event.
+    fn repeat_hints(&mut self) {
+        if self.hinted.elapsed() < HINT_EVERY {
+            return;
+        }
+        self.hinted = Instant::now();
+        let ours = self.partitions.iter().filter(|(_, owned)| owned.state == State::Reading);
+        let hints: Vec<Position> =
+            ours.map(|(partition, owned)| Position { partition: *partition, offset: owned.committed }).collect();
+        self.hint(&hints);
+    }
+
     /// Asks where to read on, for partitions of which a flush was rejected, once none of theirs is under way.
     fn resume_from_table(&mut self, runtime: &Handle) {
         let busy: BTreeSet<i32> = self.in_flight.values().flat_map(|flush| flush.partitions.iter().copied()).collect();
-        let waiting: BTreeSet<i32> = self.starts.iter().map(|(partition, _)| *partition).collect();
+        let waiting: BTreeSet<i32> = self.starts.iter().flatten().map(|(partition, _)| *partition).collect();
         let resetting = self.partitions.iter().filter(|(_, owned)| owned.state == State::Resetting);
         let ready: Vec<i32> =
             resetting.map(|(p, _)| *p).filter(|p| !busy.contains(p) && !waiting.contains(p)).collect();

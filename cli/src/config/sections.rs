@@ -19,21 +19,6 @@ impl Default for Memory {
     }
 }
 
-/// `[compaction]`: how small files become large ones.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Compaction {
-    /// How often the compactor looks for work.
-    #[serde(with = "humantime_serde")]
-    pub every: Duration,
-}
-
-impl Default for Compaction {
-    fn default() -> Self {
-        Compaction { every: Duration::from_secs(30) }
-    }
-}
-
 /// `[kafka]`: the cluster, when the log is not on this machine.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -26,6 +26,51 @@ fn without_a_file_there_is_one_dataset_events() {
 }
 
 #[test]
+fn reads_every_section() {
+    let file = r#"
+        listen = "127.0.0.1:8081"
+        [datasets.heartbeats]
+        partitions = 6
+        columns = { "temp" = "double", "battery" = "long", "fw" = { type = "string", from = "firmware.version" } }
+        sort_by = ["device_id", "time"]
+        retention = "90d"
+        dedup_window = "10m"
+        max_age = "7d"
+        max_ahead = "1h"
+        [limits]
+        per_device = { events_per_second = 100, burst = 1000 }
+        per_ip     = { events_per_second = 10000, burst = 20000 }
+        global     = { events_per_second = 500000, burst = 1000000 }
+        [ingest]
+        max_body = "4MiB"
+        max_in_flight = "128MiB"
+        [flush]
+        every = "2s"
+        bytes = "32MiB"
+        [memory]
+        processor = "1GiB"
+        compactor = "1GiB"
+        [compaction]
+        every = "1m"
+        [kafka]
+        brokers = "kafka:9092"
+        group_instance_id = "processor-1"
+        options = { "security.protocol" = "SASL_SSL", "linger.ms" = 5 }
+        [eventlog]
+        retain_age = "1h"
+        retain_bytes = "100MiB"
+        disk_budget = "2GiB"
+    "#;
+    let config = from(file, &[], Overrides::default()).unwrap();
+    assert_eq!(config.datasets().unwrap()[0].spec.columns.len(), 3);
+    assert!(config.limits.per_device.is_some() && config.limits.per_ip.is_some() && config.limits.global.is_some());
+    assert_eq!(config.gateway().http.max_body, ByteSize::mib(4));
+    assert_eq!(config.processor(2, true).memory, ByteSize::mib(512));
+    assert_eq!(config.compaction.every, Duration::from_secs(60));
+    assert_eq!(config.eventlog.disk_budget, ByteSize::gib(2));
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
     let file = "lake = 's3://file/x'\n[flush]\nevery = '7s'\nbytes = '1MiB'\n[kafka]\nbrokers = 'file:1'";
     let variables = [("LAKEHOSE_FLUSH_EVERY", "1s"), ("LAKEHOSE_KAFKA_BROKERS", "variable:1")];

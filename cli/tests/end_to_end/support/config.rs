@@ -1,0 +1,51 @@
+//! The configuration file of a scenario.
+
+use std::fmt::Write;
+
+/// What scenarios set; everything else is as a user gets it.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub dataset: String,
+    pub partitions: u32,
+    pub flush_every: &'static str,
+    pub compact_every: &'static str,
+    pub brokers: Option<String>,
+    pub lake: Option<String>,
+    /// Further lines of TOML: sections that are not named above.
+    pub more: &'static str,
+}
+
+impl Config {
+    /// Embedded log and local lake.
+    pub fn new(dataset: &str) -> Config {
+        Config {
+            dataset: super::unique(dataset),
+            partitions: 4,
+            flush_every: "500ms",
+            compact_every: "1s",
+            brokers: None,
+            lake: None,
+            more: "",
+        }
+    }
+
+    pub fn to_toml(&self) -> String {
+        let Config { dataset, partitions, flush_every, compact_every, brokers, lake, more } = self;
+        let mut toml = String::new();
+        if let Some(lake) = lake {
+            writeln!(toml, "lake = '{lake}'").unwrap();
+        }
+        writeln!(toml, "[datasets.{dataset}]\npartitions = {partitions}").unwrap();
+        // What `device::Event` posts.
+        writeln!(toml, "columns = {{ seq = 'long', temp = 'double', fw = {{ type = 'string', from = 'os.fw' }} }}")
+            .unwrap();
+        writeln!(toml, "[flush]\nevery = '{flush_every}'\n[compaction]\nevery = '{compact_every}'").unwrap();
+        if let Some(brokers) = brokers {
+            // A processor that was killed is missed sooner than in production, for the test's sake.
+            let options = "'session.timeout.ms' = 6000, 'heartbeat.interval.ms' = 1000";
+            writeln!(toml, "[kafka]\nbrokers = '{brokers}'\noptions = {{ {options} }}").unwrap();
+        }
+        writeln!(toml, "{more}").unwrap();
+        toml
+    }
+}

@@ -1,0 +1,66 @@
+//! Kafka as other programs see it: producers that know nothing of Lakehose, and lag tools.
+
+use super::{PATIENCE, wait_for};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+use std::time::Duration;
+
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+
+/// A view on one topic, and on the consumer group of its dataset.
+pub struct Topic {
+    name: String,
+    brokers: String,
+    consumer: BaseConsumer,
+}
+
+impl Topic {
+    pub fn new(brokers: &str, name: &str) -> Topic {
+        let mut config = client(brokers);
+        config.set("group.id", format!("lakehose-{name}"));
+        Topic { name: name.to_owned(), brokers: brokers.to_owned(), consumer: config.create().unwrap() }
+    }
+
+    /// The next offset of each partition.
+    pub fn ends(&self) -> Vec<i64> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.name), ANSWERS_WITHIN).unwrap();
+        let partitions = metadata.topics()[0].partitions().len() as i32;
+        let end = |partition| self.consumer.fetch_watermarks(&self.name, partition, ANSWERS_WITHIN).unwrap().1;
+        (0..partitions).map(end).collect()
+    }
+
+    /// The offsets of the consumer group; 0 where it has none.
+    pub fn committed(&self) -> Vec<i64> {
+        let mut list = TopicPartitionList::new();
+        let partitions = self.ends().len() as i32;
+        list.add_partition_range(&self.name, 0, partitions - 1);
+        let committed = self.consumer.committed_offsets(list, ANSWERS_WITHIN).unwrap();
+        let offset = |partition| match committed.find_partition(&self.name, partition).unwrap().offset() {
+            Offset::Offset(offset) => offset,
+            _ => 0,
+        };
+        (0..partitions).map(offset).collect()
+    }
+
+    /// Waits until the group has committed all there is.
+    #[track_caller]
+    pub fn wait_until_no_lag(&self) {
+        wait_for(&format!("no lag in {}", self.name), PATIENCE, || (self.committed() == self.ends()).then_some(()));
+    }
+
+    /// Removes it, where it would take much room on a broker that others use too.
+    pub fn delete(&self) {
+        let admin: rdkafka::admin::AdminClient<DefaultClientContext> = client(&self.brokers).create().unwrap();
+        let deleted = admin.delete_topics(&[&self.name], &rdkafka::admin::AdminOptions::new());
+        super::http::RUNTIME.block_on(deleted).unwrap();
+    }
+}
+
+/// What every client is told.
+pub fn client(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    config
+}

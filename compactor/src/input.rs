@@ -1,0 +1,206 @@
+//! A file that is read for a merge: its footer first, then its rows in small batches, in the table's columns.
+
+use crate::merge::MergeError;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
+use parquet::basic::Type;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bytes of rows that one batch holds, about.
+const BATCH_BYTES: u64 = 512 << 10;
+
+/// A page holds at most so many bytes when it is decompressed; it may exceed that by one value.
+const PAGE_BYTES: u64 = 1 << 20;
+
+/// The end of a file that is fetched at once: nearly every footer fits.
+const FOOTER_BYTES: u64 = 64 << 10;
+
+/// Files up to this size are fetched in one request and kept while they are open.
+const WHOLE_BYTES: u64 = 512 << 10;
+
+/// An open file. Nothing of its rows is in memory, unless the file is small.
+#[derive(Debug, Clone)]
+pub(crate) struct Input {
+    /// Path inside the table.
+    pub(crate) path: String,
+    reader: Reader,
+    metadata: ArrowReaderMetadata,
+}
+
+impl Input {
+    /// Reads the footer.
+    pub(crate) async fn open(
+        store: Arc<dyn ObjectStore>,
+        location: Path,
+        path: &str,
+        size: u64,
+    ) -> Result<Input, MergeError> {
+        let failed = |source| MergeError::Read { path: path.to_owned(), source };
+        let mut reader = Reader { store, location, size, whole: None };
+        if size <= WHOLE_BYTES {
+            reader.whole = Some(reader.get_bytes(0..size).await.map_err(failed)?);
+        }
+        let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(failed)?;
+        Ok(Input { path: path.to_owned(), reader, metadata })
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.metadata.metadata().file_metadata().num_rows().unsigned_abs()
+    }
+
+    /// Bytes of its rows in memory, about.
+    pub(crate) fn row_bytes(&self) -> u64 {
+        self.row_groups().map(row_bytes).sum()
+    }
+
+    /// Memory that reading it takes at most: a row group as it is stored, a page of each column, and batches (the one
+    /// being merged, its keys, and the one before, to which the merged rows may still point).
+    pub(crate) fn cost(&self) -> u64 {
+        let of_group = |group: &RowGroupMetaData| {
+            let stored: u64 = group.columns().iter().map(|column| column.compressed_size().unsigned_abs()).sum();
+            let pages = group.columns().iter().map(|column| column.uncompressed_size().unsigned_abs().min(PAGE_BYTES));
+            stored + pages.sum::<u64>() + 3 * row_bytes(group).min(BATCH_BYTES)
+        };
+        let whole = self.reader.whole.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        self.row_groups().map(of_group).max().unwrap_or_default() + whole
+    }
+
+    /// Starts reading, from the first row. `columns` are those wanted, which the file may lack.
+    pub(crate) fn rows_of(&self, columns: SchemaRef) -> Result<Batches, MergeError> {
+        let failed = |source| MergeError::Read { path: self.path.clone(), source };
+        let names = columns.fields().iter().map(|field| field.name().as_str());
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.reader.clone(), self.metadata.clone());
+        let mask = ProjectionMask::columns(builder.parquet_schema(), names);
+        let row_bytes = self.row_bytes() / self.rows().max(1);
+        let batch_rows = (BATCH_BYTES / row_bytes.max(1)).clamp(16, 8_192) as usize;
+        let stream = builder.with_projection(mask).with_batch_size(batch_rows).build().map_err(failed)?;
+        Ok(Batches { path: self.path.clone(), columns, stream })
+    }
+
+    fn row_groups(&self) -> impl Iterator<Item = &RowGroupMetaData> {
+        self.metadata.metadata().row_groups().iter()
+    }
+}
+
+/// Bytes of a row group's rows in memory: texts as long as they are, whatever a dictionary made of them.
+fn row_bytes(group: &RowGroupMetaData) -> u64 {
+    let of_column = |column: &ColumnChunkMetaData| match column.column_type() {
+        Type::BYTE_ARRAY => {
+            let text = column.unencoded_byte_array_data_bytes().unwrap_or(column.uncompressed_size());
+            text.unsigned_abs() + 4 * column.num_values().unsigned_abs()
+        }
+        _ => 8 * column.num_values().unsigned_abs(),
+    };
+    group.columns().iter().map(of_column).sum()
+}
+
+/// The rows of a file, batch by batch.
+#[derive(Debug)]
+pub(crate) struct Batches {
+    path: String,
+    columns: SchemaRef,
+    stream: ParquetRecordBatchStream<Reader>,
+}
+
+impl Batches {
+    /// The next rows, never none of them; `None` at the end of the file.
+    pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, MergeError> {
+        loop {
+            match self.stream.next().await {
+                None => return Ok(None),
+                Some(Err(source)) => return Err(MergeError::Read { path: self.path.clone(), source }),
+                Some(Ok(batch)) if batch.num_rows() == 0 => {}
+                Some(Ok(batch)) => return self.conform(batch).map(Some),
+            }
+        }
+    }
+
+    /// The batch in the wanted columns: what the file lacks is null, for it is older than the column.
+    fn conform(&self, batch: RecordBatch) -> Result<RecordBatch, MergeError> {
+        if batch.schema_ref().fields() == self.columns.fields() {
+            return Ok(batch);
+        }
+        // Never a null in place of a value that does not fit.
+        let strict = CastOptions { safe: false, ..CastOptions::default() };
+        let convert = |field: &arrow::datatypes::FieldRef| -> Result<ArrayRef, MergeError> {
+            match batch.column_by_name(field.name()) {
+                None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+                Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+                Some(column) => cast_with_options(column, field.data_type(), &strict).map_err(|source| {
+                    MergeError::Column { path: self.path.clone(), column: field.name().clone(), source }
+                }),
+            }
+        };
+        let arrays = self.columns.fields().iter().map(convert).collect::<Result<Vec<_>, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.columns), arrays, &options)?)
+    }
+}
+
+/// Reads ranges of an object whose size is known.
+#[derive(Debug, Clone)]
+struct Reader {
+    store: Arc<dyn ObjectStore>,
+    location: Path,
+    size: u64,
+    whole: Option<Bytes>,
+}
+
+impl Reader {
+    fn slice(&self, range: &Range<u64>) -> Option<Bytes> {
+        let whole = self.whole.as_ref()?;
+        (range.end <= whole.len() as u64).then(|| whole.slice(range.start as usize..range.end as usize))
+    }
+}
+
+impl AsyncFileReader for Reader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        async move {
+            match self.slice(&range) {
+                Some(bytes) => Ok(bytes),
+                None => self.store.get_range(&self.location, range).await.map_err(external),
+            }
+        }
+        .boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
+        async move {
+            match ranges.iter().map(|range| self.slice(range)).collect() {
+                Some(slices) => Ok(slices),
+                None => self.store.get_ranges(&self.location, &ranges).await.map_err(external),
+            }
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
+        async move {
+            let size = self.size;
+            let reader = ParquetMetaDataReader::new()
+                .with_arrow_reader_options(options)
+                .with_prefetch_hint(Some(size.min(FOOTER_BYTES) as usize));
+            Ok(Arc::new(reader.load_and_finish(self, size).await?))
+        }
+        .boxed()
+    }
+}
+
+fn external(error: object_store::Error) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}

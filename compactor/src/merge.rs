@@ -1,0 +1,265 @@
+//! Merges sorted files into one: a k-way merge, row by row in the table's order, from the store to the store.
+//!
+//! ```text
+//! inputs, as many as fit          footers first; a file in another order becomes sorted runs
+//!   └─ duplicates                 the copies to leave out
+//!       └─ cursors, smallest row first  ──interleave──▶  row group  ──parts──▶  the new file
+//! ```
+//!
+//! Memory is bounded by [`Budget`], whatever the number and the size of the inputs: half of it for reading (a job takes
+//! only as many inputs as fit, the rest is left to a later one), an eighth for the row group being written and as much
+//! again while it is handed to the upload, a sixteenth for parts under way. The search for copies and the sorting of runs
+//! come before the merge and stay within it. A row larger than all that can exceed it, but events are bounded.
+//!
+//! Nothing that a file says of itself is trusted: a file that says it is sorted and is not fails the merge with
+//! [`MergeError::Unsorted`], and is sorted in the next attempt.
+
+use crate::checksum::RowHasher;
+use crate::cursors::Cursors;
+use crate::duplicates::{self, Duplicates};
+use crate::input::Input;
+use crate::output::Output;
+use crate::plan::MergeJob;
+use crate::runs;
+use crate::upload::Upload;
+use arrow::error::ArrowError;
+use bytesize::ByteSize;
+use futures::{StreamExt, TryStreamExt};
+use lake::{DataFile, Table, layout, range, sort};
+use parquet::errors::ParquetError;
+use std::collections::HashSet;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How much memory a merge may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    bytes: u64,
+}
+
+impl Budget {
+    /// Less than what parts, pages and batches of a few files take cannot be kept.
+    const LEAST: u64 = 64 << 20;
+
+    pub fn new(memory: ByteSize) -> Budget {
+        Budget { bytes: memory.as_u64().max(Budget::LEAST) }
+    }
+
+    /// Most rows of a job.
+    pub fn rows(self) -> u64 {
+        self.bytes / 2 / duplicates::ROW_BYTES
+    }
+
+    fn inputs(self) -> u64 {
+        self.bytes / 2
+    }
+
+    pub(crate) fn row_group(self) -> usize {
+        (self.bytes / 8) as usize
+    }
+
+    fn run(self) -> u64 {
+        self.bytes / 16
+    }
+
+    /// S3 takes parts of 5 MiB and more.
+    pub(crate) fn part(self) -> usize {
+        (self.bytes / 64).clamp(5 << 20, 16 << 20) as usize
+    }
+}
+
+/// Why no file came out of a merge. The inputs are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    #[error("read {path}")]
+    Read { path: String, source: ParquetError },
+    #[error("the rows of {path} are not in the order that it claims")]
+    Unsorted { path: String },
+    #[error("column {column} of {path} cannot be read as the table has it")]
+    Column { path: String, column: String, source: ArrowError },
+    #[error("write {path}")]
+    Write { path: String, source: ParquetError },
+    #[error("store {path}")]
+    Store { path: String, source: object_store::Error },
+    #[error("temporary file")]
+    Temporary(#[from] std::io::Error),
+    #[error("merge rows")]
+    Arrow(#[from] ArrowError),
+    #[error("no two of the files fit into the memory of the compactor: raise [memory] compactor")]
+    TooLarge,
+    #[error("the merged file {path} differs from its inputs: {difference}")]
+    Different { path: String, difference: String },
+    #[error("stopped")]
+    Stopped,
+}
+
+impl MergeError {
+    /// Whether the same merge may succeed later: the store failed, not the files.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            MergeError::Read { source, .. } => matches!(source, ParquetError::External(_)),
+            MergeError::Store { .. } | MergeError::Temporary(_) | MergeError::Stopped => true,
+            _ => false,
+        }
+    }
+}
+
+/// How the rows of a table are merged.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The dataset's order of rows.
+    pub sort_by: Vec<String>,
+    pub budget: Budget,
+    /// Files whose order must not be believed.
+    pub distrusted: HashSet<String>,
+}
+
+/// A file that was stored and not looked at again.
+#[derive(Debug, Clone)]
+pub struct Merged {
+    pub file: DataFile,
+    /// What was merged: the first of the job's inputs.
+    pub inputs: Vec<Arc<DataFile>>,
+    pub rows_in: u64,
+    pub duplicates: u64,
+    pub(crate) hasher: RowHasher,
+    /// Of the rows of the inputs less the duplicates.
+    pub(crate) checksum: u64,
+}
+
+impl Merged {
+    pub fn bytes_in(&self) -> u64 {
+        self.inputs.iter().map(|file| file.size).sum()
+    }
+}
+
+/// Merges the inputs of `job`, or the first of them if all would not fit in memory. Stops soon after `cancel`.
+pub async fn merge(
+    table: &Table,
+    job: &MergeJob,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<Merged, MergeError> {
+    let stopped = || MergeError::Stopped;
+    let order = sort::order(&settings.sort_by);
+    let opened = cancel.run_until_cancelled(open(table, job, settings, &order)).await.ok_or_else(stopped)??;
+    let inputs: Vec<Input> = opened.sorted.iter().chain(&opened.unsorted).cloned().collect();
+    let row_bytes =
+        inputs.iter().map(Input::row_bytes).sum::<u64>() / inputs.iter().map(Input::rows).sum::<u64>().max(1);
+    let duplicates = Duplicates::find(&inputs, &table.schema().arrow);
+    let duplicates = cancel.run_until_cancelled(duplicates).await.ok_or_else(stopped)??;
+    drop(inputs);
+
+    // Gone, with the runs in it, when the merge is done.
+    let directory = tempfile::tempdir()?;
+    let mut inputs = opened.sorted;
+    for input in opened.unsorted {
+        let runs = runs::sort(&input, table.schema(), &order, settings.budget.run(), &directory);
+        inputs.extend(cancel.run_until_cancelled(runs).await.ok_or_else(stopped)??);
+    }
+    let hasher = RowHasher::default();
+    let cursors = Cursors::open(inputs, &table.schema().arrow, &order, hasher.clone());
+    let mut cursors = cancel.run_until_cancelled(cursors).await.ok_or_else(stopped)??;
+
+    let path = layout::segment_path(job.date, Uuid::new_v4());
+    let upload = Upload::new(Arc::clone(table.store()), table.file_path(&path), settings.budget.part());
+    let mut output = Output::new(path.clone(), upload, table.schema(), &settings.sort_by, row_bytes, settings.budget)?;
+    let filled = cancel.run_until_cancelled(fill(&mut output, &mut cursors, &duplicates, cancel)).await;
+    let dropped = match filled.ok_or_else(stopped).flatten() {
+        Ok(dropped) => dropped,
+        Err(error) => {
+            output.abort().await;
+            return Err(error);
+        }
+    };
+    let finished = output.finish(&mut cursors);
+    let (size, stats) = cancel.run_until_cancelled(finished).await.ok_or_else(stopped)??;
+    let ranges = opened.files.iter().flat_map(|file| file.ranges.iter().copied()).collect();
+    let file = DataFile {
+        path,
+        size,
+        date: job.date,
+        modified_ms: lake::table::now_ms(),
+        stats,
+        ranges: range::union(ranges),
+        sorted_by: settings.sort_by.clone(),
+    };
+    Ok(Merged {
+        file,
+        inputs: opened.files,
+        rows_in: cursors.rows,
+        duplicates: dropped.rows,
+        hasher,
+        checksum: cursors.checksum.wrapping_sub(dropped.checksum),
+    })
+}
+
+/// Files whose footers were read and that fit in memory together.
+struct Opened {
+    files: Vec<Arc<DataFile>>,
+    sorted: Vec<Input>,
+    unsorted: Vec<Input>,
+}
+
+/// Footers are read so many at a time.
+const OPENING: usize = 16;
+
+async fn open(table: &Table, job: &MergeJob, settings: &Settings, order: &[String]) -> Result<Opened, MergeError> {
+    let opening = futures::stream::iter(job.inputs.iter().map(Arc::clone)).map(|file| async move {
+        let location = table.file_path(&file.path);
+        let input = Input::open(Arc::clone(table.store()), location, &file.path, file.size).await?;
+        Ok::<_, MergeError>((file, input))
+    });
+    let mut opening = std::pin::pin!(opening.buffered(OPENING));
+    let mut opened = Opened { files: Vec::new(), sorted: Vec::new(), unsorted: Vec::new() };
+    let (mut cost, mut rows) = (0, 0);
+    while let Some((file, input)) = opening.try_next().await? {
+        let is_sorted = !file.sorted_by.is_empty()
+            && sort::order(&file.sorted_by) == *order
+            && !settings.distrusted.contains(&file.path);
+        let runs = input.row_bytes() / settings.budget.run() + 1;
+        cost += if is_sorted { input.cost() } else { runs * runs::COST };
+        rows += input.rows();
+        if cost > settings.budget.inputs() || rows > settings.budget.rows() {
+            break;
+        }
+        opened.files.push(file);
+        if is_sorted { opened.sorted.push(input) } else { opened.unsorted.push(input) }
+    }
+    if opened.files.len() < 2 {
+        return Err(MergeError::TooLarge);
+    }
+    Ok(opened)
+}
+
+/// Rows that were left out.
+#[derive(Default)]
+struct Dropped {
+    rows: u64,
+    checksum: u64,
+}
+
+async fn fill(
+    output: &mut Output,
+    cursors: &mut Cursors,
+    duplicates: &Duplicates,
+    cancel: &CancellationToken,
+) -> Result<Dropped, MergeError> {
+    let mut dropped = Dropped::default();
+    let mut runs: u32 = 0;
+    while let Some(run) = cursors.next().await? {
+        runs = runs.wrapping_add(1);
+        // Small files are in memory already: nothing else here would wait, and so be stopped.
+        if runs.is_multiple_of(1_024) && cancel.is_cancelled() {
+            return Err(MergeError::Stopped);
+        }
+        let copies = duplicates.among(&cursors.batches()[run.batch], run.rows.clone());
+        for row in &copies {
+            dropped.rows += 1;
+            dropped.checksum = dropped.checksum.wrapping_add(cursors.checksum_of(run.batch, *row));
+        }
+        output.append(run, &copies, cursors).await?;
+    }
+    Ok(dropped)
+}

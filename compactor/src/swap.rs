@@ -1,0 +1,95 @@
+//! Puts a merged file in the place of its inputs, in one commit.
+//!
+//! The commit is made only on a version at which every input is live (invariant I5). If somebody else makes the next
+//! version first, as appenders do all the time, the new version is looked at and decided anew. Inputs that are gone mean
+//! that another compactor was faster: the merged file stays behind as an orphan, and nothing is wrong.
+
+use crate::merge::Merged;
+use crate::view::View;
+use lake::{Change, DataFile, Outcome, Table, TableError, TableState};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What became of a merged file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swapped {
+    /// It is in the table, and its inputs are not.
+    Committed,
+    /// An input left the table before.
+    Lost,
+}
+
+/// Attempts at a store that fails.
+const ATTEMPTS: u32 = 6;
+
+/// Swaps the inputs for the merged file. An error leaves open which of them is in the table; never both, never neither.
+pub async fn swap(table: &Table, view: &mut View, merged: &Merged) -> Result<Swapped, TableError> {
+    let change = change(merged);
+    let mut failures = 0;
+    loop {
+        match attempt(table, view, merged, &change).await {
+            Ok(Some(swapped)) => return Ok(swapped),
+            Ok(None) => {}
+            Err(error) if error.is_retryable() && failures + 1 < ATTEMPTS => {
+                tokio::time::sleep(Duration::from_millis(50 << failures)).await;
+                failures += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One look and one commit; `None` if it has to be decided anew.
+async fn attempt(
+    table: &Table,
+    view: &mut View,
+    merged: &Merged,
+    change: &Change,
+) -> Result<Option<Swapped>, TableError> {
+    view.refresh(table).await?;
+    match decide(&view.state, &merged.inputs, &merged.file) {
+        Decision::AlreadyThere => Ok(Some(Swapped::Committed)),
+        Decision::InputsGone => Ok(Some(Swapped::Lost)),
+        Decision::Commit => match table.commit(&mut view.state, change).await? {
+            Outcome::Committed => Ok(Some(Swapped::Committed)),
+            Outcome::Conflict => Ok(None),
+        },
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Decision {
+    Commit,
+    /// An earlier attempt, whose answer was lost, has done it.
+    AlreadyThere,
+    InputsGone,
+}
+
+fn decide(state: &TableState, inputs: &[Arc<DataFile>], output: &DataFile) -> Decision {
+    if state.files().contains_key(&output.path) {
+        return Decision::AlreadyThere;
+    }
+    let all_live = inputs.iter().all(|input| state.files().contains_key(&input.path));
+    if all_live { Decision::Commit } else { Decision::InputsGone }
+}
+
+fn change(merged: &Merged) -> Change {
+    let facts: [(&str, Value); 7] = [
+        ("date", merged.file.date.to_string().into()),
+        ("filesIn", merged.inputs.len().into()),
+        ("filesOut", 1.into()),
+        ("rows", merged.file.rows().into()),
+        ("duplicates", merged.duplicates.into()),
+        ("bytesIn", merged.bytes_in().into()),
+        ("bytesOut", merged.file.size.into()),
+    ];
+    Change {
+        operation: "OPTIMIZE",
+        parameters: facts.map(|(name, value)| (name.to_owned(), value)).into(),
+        adds: vec![merged.file.clone()],
+        removes: merged.inputs.iter().map(|file| DataFile::clone(file)).collect(),
+        txns: Vec::new(),
+        data_change: false,
+    }
+}

@@ -1,0 +1,227 @@
+//! Merging keeps every row, in the order and in the columns of the table.
+
+mod support;
+
+use compactor::merge::{Budget, MergeError, Merged, Settings, merge};
+use compactor::plan::MergeJob;
+use compactor::verify::verify;
+use lake::testing::{Op, faulty_lake};
+use lake::{DataFile, Lake, Table, layout, schema};
+use proptest::prelude::*;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use support::*;
+use tokio_util::sync::CancellationToken;
+
+fn settings(sort_by: &[&str]) -> Settings {
+    Settings {
+        sort_by: sort_by.iter().map(|name| name.to_string()).collect(),
+        budget: Budget::new(bytesize::ByteSize::mib(64)),
+        distrusted: HashSet::new(),
+    }
+}
+
+fn job(inputs: Vec<DataFile>) -> MergeJob {
+    let inputs = inputs.into_iter().map(Arc::new).collect();
+    MergeJob { date: layout::date_from_days(DAY as i32), inputs }
+}
+
+async fn merge_and_verify(table: &Table, inputs: Vec<DataFile>, settings: &Settings) -> Result<Merged, MergeError> {
+    let merged = merge(table, &job(inputs), settings, &CancellationToken::new()).await?;
+    verify(table, &merged).await?;
+    Ok(merged)
+}
+
+struct Fixture {
+    _directory: tempfile::TempDir,
+    table: Table,
+}
+
+async fn fixture() -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+    let table = table(&lake, &dataset(true, &["device_id", "time"])).await;
+    Fixture { _directory: directory, table }
+}
+
+fn by(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| name.to_string()).collect()
+}
+
+#[derive(Debug, Clone)]
+struct Fragment {
+    rows: Vec<Row>,
+    /// Sorted as the table is now, as it was once, or not at all.
+    sorting: usize,
+    has_temp: bool,
+}
+
+/// Device, id, time, temp and partition.
+type Drawn = (String, u8, i64, Option<f64>, i32);
+
+fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
+    let row = ("[a-c]{1,2}", 0..5u8, 0..20i64, proptest::option::of(-1.0..1.0f64), 0..3i32);
+    let fragment = (proptest::collection::vec(row, 1..30), 0..3usize, any::<bool>());
+    proptest::collection::vec(fragment, 2..8).prop_map(|fragments| {
+        let mut next = [0i64; 3];
+        let fragment = |(rows, sorting, has_temp): (Vec<Drawn>, usize, bool)| {
+            let rows = rows.into_iter().map(|(device, id, time, temp, partition)| {
+                next[partition as usize] += 1;
+                let (id, temp) = (id.to_string(), temp.filter(|_| has_temp));
+                Row { device, id, time, temp, partition, offset: next[partition as usize] }
+            });
+            Fragment { rows: rows.collect(), sorting, has_temp }
+        };
+        fragments.into_iter().map(fragment).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn the_output_holds_the_rows_of_the_inputs_less_later_copies_in_order(
+        fragments in fragments(),
+        sort_by in proptest::sample::subsequence(vec!["device_id", "time", "temp"], 1..=3).prop_shuffle(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let fixture = fixture().await;
+            let table = &fixture.table;
+            let (current, old) = (by(&sort_by), by(&["time"]));
+            let narrow = schema::events(&dataset(false, &[]));
+            let mut files = Vec::new();
+            for fragment in &fragments {
+                let schema = if fragment.has_temp { table.schema() } else { &narrow };
+                let sorting = [Some(&current), Some(&old), None][fragment.sorting];
+                let sorting = sorting.filter(|sorting| fragment.has_temp || !sorting.contains(&"temp".to_owned()));
+                files.push(write_fragment(table, schema, &fragment.rows, sorting.map(Vec::as_slice)).await);
+            }
+
+            let all: Vec<&Row> = fragments.iter().flat_map(|fragment| &fragment.rows).collect();
+            let mut first: HashMap<(&str, &str), &Row> = HashMap::new();
+            for row in &all {
+                let kept = first.entry((&row.device, &row.id)).or_insert(row);
+                if (row.partition, row.offset) < (kept.partition, kept.offset) {
+                    *kept = row;
+                }
+            }
+            let mut expected: Vec<Row> = first.values().map(|row| Row::clone(row)).collect();
+
+            let merged = merge_and_verify(table, files, &settings(&sort_by)).await.unwrap();
+            assert_eq!(merged.rows_in as usize, all.len());
+            assert_eq!(merged.file.rows() + merged.duplicates, merged.rows_in);
+            let mut rows = read_file(table, &merged.file).await;
+            let key = |row: &Row| {
+                let columns = sort_by.iter().map(|name| match *name {
+                    "device_id" => (row.device.clone(), 0, None),
+                    "time" => (String::new(), row.time, None),
+                    _ => (String::new(), 0, row.temp),
+                });
+                (columns.collect::<Vec<_>>(), row.partition, row.offset)
+            };
+            assert!(rows.is_sorted_by(|a, b| key(a) <= key(b)), "{rows:#?}");
+            rows.sort_by_key(|row| (row.partition, row.offset));
+            expected.sort_by_key(|row| (row.partition, row.offset));
+            assert_eq!(rows, expected);
+        });
+    }
+}
+
+fn device_rows(fragment: i64, rows: i64) -> Vec<Row> {
+    (0..rows).map(|row| Row::new(&format!("d{:03}", row % 50), row * 10 + fragment, 0, fragment * rows + row)).collect()
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_in_the_order_it_claims_fails_the_merge_and_is_sorted_in_the_next() {
+    let fixture = fixture().await;
+    let sort_by = ["device_id", "time"];
+    let good = write_fragment(&fixture.table, fixture.table.schema(), &device_rows(0, 100), Some(&by(&sort_by))).await;
+    let mut bad = write_fragment(&fixture.table, fixture.table.schema(), &device_rows(1, 100), None).await;
+    bad.sorted_by = by(&sort_by);
+    let mut settings = settings(&sort_by);
+    match merge_and_verify(&fixture.table, vec![good.clone(), bad.clone()], &settings).await {
+        Err(MergeError::Unsorted { path }) => assert_eq!(path, bad.path),
+        other => panic!("{other:?}"),
+    }
+    settings.distrusted.insert(bad.path.clone());
+    let merged = merge_and_verify(&fixture.table, vec![good, bad], &settings).await.unwrap();
+    assert_eq!((merged.rows_in, merged.duplicates, merged.inputs.len()), (200, 0, 2));
+}
+
+#[tokio::test]
+async fn takes_as_many_inputs_as_fit_in_memory_and_leaves_the_rest() {
+    let fixture = fixture().await;
+    let sort_by = ["device_id", "time"];
+    let mut files = Vec::new();
+    for fragment in 0..60 {
+        let rows = device_rows(fragment, 5_000);
+        files.push(write_fragment(&fixture.table, fixture.table.schema(), &rows, Some(&by(&sort_by))).await);
+    }
+    let merged = merge_and_verify(&fixture.table, files, &settings(&sort_by)).await.unwrap();
+    assert!((2..60).contains(&merged.inputs.len()), "{} inputs", merged.inputs.len());
+    assert_eq!(merged.file.rows(), merged.inputs.len() as u64 * 5_000);
+    assert_eq!(merged.file.ranges.len(), 1);
+}
+
+#[tokio::test]
+async fn a_merged_file_that_is_not_what_was_read_is_refused() {
+    let fixture = fixture().await;
+    let sort_by = ["device_id", "time"];
+    let mut files = Vec::new();
+    for fragment in 0..3 {
+        let rows = device_rows(fragment, 100);
+        files.push(write_fragment(&fixture.table, fixture.table.schema(), &rows, Some(&by(&sort_by))).await);
+    }
+    let merged = merge_and_verify(&fixture.table, files.clone(), &settings(&sort_by)).await.unwrap();
+    // Another file with as many rows, and one of them another.
+    let mut rows: Vec<Row> = (0..3).flat_map(|fragment| device_rows(fragment, 100)).collect();
+    rows[7].temp = Some(-1.0);
+    let other = write_fragment(&fixture.table, fixture.table.schema(), &rows, Some(&by(&sort_by))).await;
+    let mut swapped = merged.clone();
+    swapped.file = DataFile { ranges: merged.file.ranges.clone(), ..other };
+    let error = verify(&fixture.table, &swapped).await.unwrap_err();
+    assert!(matches!(&error, MergeError::Different { difference, .. } if difference.contains("checksum")), "{error}");
+
+    let fewer = write_fragment(&fixture.table, fixture.table.schema(), &rows[..299], Some(&by(&sort_by))).await;
+    swapped.file = fewer;
+    assert!(verify(&fixture.table, &swapped).await.unwrap_err().to_string().contains("299 rows, not 300"));
+
+    let mut elsewhere = merged.clone();
+    elsewhere.file.ranges[0].end -= 1;
+    assert!(verify(&fixture.table, &elsewhere).await.unwrap_err().to_string().contains("offset 299"));
+
+    let mut torn = merged;
+    torn.file.size -= 10;
+    assert!(matches!(verify(&fixture.table, &torn).await, Err(MergeError::Read { .. })));
+}
+
+/// Larger than one part of an upload: ids do not compress.
+async fn large_files(table: &Table) -> Vec<DataFile> {
+    let mut files = Vec::new();
+    for fragment in 0..2 {
+        let mut rows = device_rows(fragment, 150_000);
+        rows.iter_mut().for_each(|row| row.id = uuid::Uuid::new_v4().to_string());
+        files.push(write_fragment(table, table.schema(), &rows, Some(&by(&["device_id", "time"]))).await);
+    }
+    files
+}
+
+#[tokio::test]
+async fn a_large_file_is_stored_in_parts_and_a_part_that_fails_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, faults) = faulty_lake(directory.path()).unwrap();
+    let table = table(&lake, &dataset(true, &["device_id", "time"])).await;
+    let files = large_files(&table).await;
+    let settings = settings(&["device_id", "time"]);
+    for op in [Op::StartUpload, Op::PutPart, Op::CompleteUpload] {
+        faults.fail_next(op, 1);
+        let error = merge_and_verify(&table, files.clone(), &settings).await.unwrap_err();
+        assert!(matches!(error, MergeError::Store { .. }) && error.is_retryable(), "{op:?}: {error}");
+    }
+    let date = layout::date_directory(layout::date_from_days(DAY as i32));
+    let left = std::fs::read_dir(directory.path().join("events").join(date)).unwrap().count();
+    assert_eq!(left, files.len());
+    let merged = merge_and_verify(&table, files, &settings).await.unwrap();
+    assert_eq!((merged.file.rows(), merged.duplicates), (300_000, 0));
+    assert!(faults.calls(Op::PutPart) >= 2, "{} bytes", merged.file.size);
+}

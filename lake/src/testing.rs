@@ -1,0 +1,308 @@
+//! A store that fails on demand, for tests of everything that writes to or reads from a lake.
+//!
+//! Faults are given in advance, by operation and by a part of the path, and used up one call at a time: fail before the
+//! call, fail after it succeeded (the store has it, the client does not know), answer late, or never.
+
+use crate::store::{Lake, StoreError};
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+};
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// A kind of request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// A whole object, also put-if-absent.
+    Put,
+    /// Begin of a multipart upload.
+    StartUpload,
+    PutPart,
+    /// End of a multipart upload: now the object exists.
+    CompleteUpload,
+    /// Any read, also of a range or of the metadata alone.
+    Get,
+    List,
+    Delete,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The request never arrives.
+    Fail,
+    /// The request succeeds and its answer is lost.
+    FailAfterSuccess,
+    /// The request waits before it arrives.
+    Delay(Duration),
+    /// There is never an answer, and the request never arrives.
+    Stall,
+}
+
+#[derive(Debug)]
+struct Planned {
+    op: Op,
+    path_part: String,
+    fault: Fault,
+    left: usize,
+}
+
+/// Passes everything on to another store, except for planned faults. Clones share them.
+#[derive(Debug, Clone)]
+pub struct FaultyStore {
+    inner: Arc<dyn ObjectStore>,
+    control: Arc<Control>,
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    planned: Mutex<Vec<Planned>>,
+    calls: Mutex<HashMap<Op, usize>>,
+}
+
+/// A lake in a local directory whose store fails on demand.
+pub fn faulty_lake(directory: &std::path::Path) -> Result<(Lake, FaultyStore), StoreError> {
+    let lake = Lake::open(&directory.display().to_string())?;
+    let store = FaultyStore::new(Arc::clone(lake.store()));
+    Ok((lake.with_store(Arc::new(store.clone())), store))
+}
+
+impl FaultyStore {
+    pub fn new(inner: Arc<dyn ObjectStore>) -> FaultyStore {
+        FaultyStore { inner, control: Arc::default() }
+    }
+
+    /// The next `n` calls fail.
+    pub fn fail_next(&self, op: Op, n: usize) {
+        self.inject(op, "", Fault::Fail, n);
+    }
+
+    /// The next `n` calls succeed, and an error is answered.
+    pub fn fail_after_success(&self, op: Op, n: usize) {
+        self.inject(op, "", Fault::FailAfterSuccess, n);
+    }
+
+    /// All calls from now on wait.
+    pub fn delay(&self, op: Op, duration: Duration) {
+        self.inject(op, "", Fault::Delay(duration), usize::MAX);
+    }
+
+    /// Plans `fault` for the next `n` calls of `op` on paths that contain `path_part`. Of several that apply, the one
+    /// planned first is used up first.
+    pub fn inject(&self, op: Op, path_part: &str, fault: Fault, n: usize) {
+        let planned = Planned { op, path_part: path_part.to_owned(), fault, left: n };
+        lock(&self.control.planned).push(planned);
+    }
+
+    /// Forgets all faults that are left.
+    pub fn heal(&self) {
+        lock(&self.control.planned).clear();
+    }
+
+    /// How often a kind of request was made, faulty ones included.
+    pub fn calls(&self, op: Op) -> usize {
+        lock(&self.control.calls).get(&op).copied().unwrap_or_default()
+    }
+}
+
+impl Control {
+    /// The fault that applies to this call.
+    fn take(&self, op: Op, path: &str) -> Option<Fault> {
+        *lock(&self.calls).entry(op).or_default() += 1;
+        let mut planned = lock(&self.planned);
+        let next = planned.iter_mut().find(|p| p.op == op && p.left > 0 && path.contains(&p.path_part))?;
+        next.left -= usize::from(next.left != usize::MAX);
+        Some(next.fault)
+    }
+
+    async fn run<T>(&self, op: Op, path: &Path, call: impl Future<Output = Result<T>>) -> Result<T> {
+        match self.take(op, path.as_ref()) {
+            None => call.await,
+            Some(Fault::Fail) => Err(injected(op, path)),
+            Some(Fault::FailAfterSuccess) => {
+                call.await?;
+                Err(injected(op, path))
+            }
+            Some(Fault::Delay(duration)) => {
+                tokio::time::sleep(duration).await;
+                call.await
+            }
+            Some(Fault::Stall) => std::future::pending().await,
+        }
+    }
+
+    /// The same for a stream of items, which is one request.
+    fn stream<T: Send + 'static>(
+        self: Arc<Self>,
+        op: Op,
+        path: Path,
+        items: BoxStream<'static, Result<T>>,
+    ) -> BoxStream<'static, Result<T>> {
+        let items = async move {
+            let failure = futures::stream::iter([Err(injected(op, &path))]);
+            match self.take(op, path.as_ref()) {
+                None => items,
+                Some(Fault::Fail) => failure.boxed(),
+                Some(Fault::FailAfterSuccess) => {
+                    items.for_each(|_| std::future::ready(())).await;
+                    failure.boxed()
+                }
+                Some(Fault::Delay(duration)) => {
+                    tokio::time::sleep(duration).await;
+                    items
+                }
+                Some(Fault::Stall) => futures::stream::pending().boxed(),
+            }
+        };
+        items.flatten_stream().boxed()
+    }
+}
+
+fn injected(op: Op, path: &Path) -> object_store::Error {
+    object_store::Error::Generic { store: "faulty", source: format!("injected: {op:?} of {path}").into() }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "faulty {}", self.inner)
+    }
+}
+
+// A method that is not passed on would hide what the inner store does better.
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.control.run(Op::Put, location, self.inner.put_opts(location, payload, opts)).await
+    }
+
+    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        let start = self.inner.put_multipart_opts(location, opts);
+        let inner = self.control.run(Op::StartUpload, location, start).await?;
+        Ok(Box::new(FaultyUpload { inner, location: location.clone(), control: Arc::clone(&self.control) }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.control.run(Op::Get, location, self.inner.get_opts(location, options)).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<bytes::Bytes>> {
+        self.control.run(Op::Get, location, self.inner.get_ranges(location, ranges)).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let (control, inner) = (Arc::clone(&self.control), Arc::clone(&self.inner));
+        let one = move |location: Result<Path>| {
+            let (control, inner) = (Arc::clone(&control), Arc::clone(&inner));
+            let delete = async move {
+                let location = location?;
+                let target = location.clone();
+                let mut deleted = inner.delete_stream(futures::stream::once(async move { Ok(target) }).boxed());
+                let delete = async { deleted.next().await.unwrap_or_else(|| Ok(location.clone())) };
+                control.run(Op::Delete, &location, delete).await
+            };
+            delete.boxed()
+        };
+        locations.then(one).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let path = prefix.cloned().unwrap_or_default();
+        Arc::clone(&self.control).stream(Op::List, path, self.inner.list(prefix))
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        let path = prefix.cloned().unwrap_or_default();
+        Arc::clone(&self.control).stream(Op::List, path, self.inner.list_with_offset(prefix, offset))
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let path = prefix.cloned().unwrap_or_default();
+        self.control.run(Op::List, &path, self.inner.list_with_delimiter(prefix)).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.control.run(Op::Put, to, self.inner.copy_opts(from, to, options)).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.control.run(Op::Put, to, self.inner.rename_opts(from, to, options)).await
+    }
+}
+
+#[derive(Debug)]
+struct FaultyUpload {
+    inner: Box<dyn MultipartUpload>,
+    location: Path,
+    control: Arc<Control>,
+}
+
+#[async_trait]
+impl MultipartUpload for FaultyUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (part, location) = (self.inner.put_part(data), self.location.clone());
+        let control = Arc::clone(&self.control);
+        async move { control.run(Op::PutPart, &location, part).await }.boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.control.run(Op::CompleteUpload, &self.location, self.inner.complete()).await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
+
+    #[tokio::test]
+    async fn faults_are_used_up_by_calls_that_they_apply_to() {
+        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        store.inject(Op::Put, "b/", Fault::Fail, 1);
+        store.put(&Path::from("a/1"), "x".into()).await.unwrap();
+        assert!(store.put(&Path::from("b/1"), "x".into()).await.is_err());
+        assert!(store.get(&Path::from("b/1")).await.is_err());
+        store.put(&Path::from("b/1"), "x".into()).await.unwrap();
+        assert_eq!(store.calls(Op::Put), 3);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_fails_after_success_has_happened() {
+        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        store.fail_after_success(Op::Put, 1);
+        assert!(store.put(&Path::from("a"), "x".into()).await.is_err());
+        store.get(&Path::from("a")).await.unwrap();
+        store.fail_after_success(Op::Delete, 1);
+        assert!(store.delete(&Path::from("a")).await.is_err());
+        assert!(store.get(&Path::from("a")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_list_and_an_upload_can_fail_too() {
+        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        store.fail_next(Op::List, 1);
+        assert!(store.list(None).next().await.unwrap().is_err());
+        store.fail_next(Op::CompleteUpload, 1);
+        let mut upload = store.put_multipart(&Path::from("a")).await.unwrap();
+        upload.put_part("x".into()).await.unwrap();
+        assert!(upload.complete().await.is_err());
+        assert!(store.list(None).next().await.is_none());
+    }
+}
