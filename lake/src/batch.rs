@@ -225,8 +225,14 @@ fn write_name(name: &str, rest: &mut Vec<u8>) {
     if rest.last() != Some(&b'{') {
         rest.push(b',');
     }
-    // Writing to memory cannot fail.
-    let _ = serde_json::to_writer(&mut *rest, name);
+    if name.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') {
+        rest.push(b'"');
+        rest.extend_from_slice(name.as_bytes());
+        rest.push(b'"');
+    } else {
+        // Writing to memory cannot fail.
+        let _ = serde_json::to_writer(&mut *rest, name);
+    }
     rest.push(b':');
 }
 
@@ -268,7 +274,7 @@ impl Declared {
         if self.filled {
             return false;
         }
-        let Ok(value) = serde_json::from_str::<Value<'_>>(value.get()) else { return false };
+        let Some(value) = Value::of(value) else { return false };
         let fits = match (&mut self.values, &value) {
             (_, Value::Null) => return true,
             (Values::String(column), Value::Text(text)) => some(text.as_ref()).map(|v| column.append_value(v)),

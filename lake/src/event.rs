@@ -117,10 +117,13 @@ impl<'a> Event<'a> {
             let detail = format!("the event has {} bytes, more than the {MAX_EVENT_BYTES} allowed", json.len());
             return Err(invalid(Reason::TooLarge, detail));
         }
-        let members = match serde_json::from_slice::<Members<'a>>(json) {
+        // Checked once as a whole: else every string in it is, one by one.
+        let Ok(text) = std::str::from_utf8(json) else {
+            return Err(invalid(Reason::InvalidJson, "the event is not UTF-8"));
+        };
+        let members = match serde_json::from_str::<Members<'a>>(text) {
             Ok(members) => members,
-            Err(err) if first_byte(json).is_some_and(|b| b != b'{') && is_json(json) => {
-                let _ = err;
+            Err(_) if first_byte(json).is_some_and(|b| b != b'{') && is_json(json) => {
                 return Err(invalid(Reason::NotAnObject, "an event must be a JSON object"));
             }
             Err(err) => return Err(invalid(Reason::InvalidJson, err.to_string())),
@@ -359,6 +362,31 @@ pub(crate) enum Value<'a> {
     Text(Cow<'a, str>),
     /// An array or an object.
     Nested,
+}
+
+impl<'a> Value<'a> {
+    /// The value of a JSON text; `None` if it is a number that no double holds.
+    pub(crate) fn of(json: &'a RawValue) -> Option<Value<'a>> {
+        let text = json.get();
+        Value::of_plain(text).or_else(|| serde_json::from_str(text).ok())
+    }
+
+    /// As [`Value::of`] for what nearly all values are, without a parser: the text is known to be JSON.
+    fn of_plain(text: &'a str) -> Option<Value<'a>> {
+        match text.as_bytes() {
+            [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Some(Value::Text(text[1..text.len() - 1].into())),
+            // Minus zero is a double.
+            [b'-', b'0', ..] => None,
+            [b'-' | b'0'..=b'9', ..] => match text.parse() {
+                Ok(integer) => Some(Value::Integer(integer)),
+                Err(_) if text.bytes().all(|b| b != b'.' && b != b'e' && b != b'E') => None,
+                Err(_) => text.parse().ok().filter(|float: &f64| float.is_finite()).map(Value::Float),
+            },
+            b"true" => Some(Value::Bool(true)),
+            b"false" => Some(Value::Bool(false)),
+            _ => None,
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Value<'de> {

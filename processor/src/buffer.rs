@@ -53,7 +53,8 @@ impl PartitionBuffer {
                     partition: record.partition,
                     offset: record.offset,
                     received_at: received_at(record),
-                    id: id_of(record, made_id),
+                    // Made only for events that bring none.
+                    id: if event.id.is_some() { "" } else { id_of(record, made_id) },
                 };
                 self.rows.push(&event, meta);
                 Pushed::Row

@@ -90,4 +90,18 @@ proptest! {
     fn times_survive_a_round_trip(micros in MIN_TIME..=MAX_TIME) {
         prop_assert_eq!(parse_time(&format_time(micros)), Some(micros));
     }
+
+    #[test]
+    fn plain_values_are_read_as_a_parser_reads_them(
+        json in r#"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,9})?([eE][+-]?[0-9]{1,3})?|"([ a-zé]|\\n|\\u00e9){0,6}"|true|false|null|\[1\]|\{\}"#,
+    ) {
+        let raw: &RawValue = serde_json::from_str(&json).unwrap();
+        let (plain, parsed) = (Value::of(raw), serde_json::from_str::<Value<'_>>(&json).ok());
+        let close = |a: f64, b: f64| a == b || (a - b).abs() <= a.abs() * 1e-15;
+        match (&plain, &parsed) {
+            // A parser may be off by the last bit; the fast path is exact.
+            (Some(Value::Float(a)), Some(Value::Float(b))) => prop_assert!(close(*a, *b), "{a} {b}"),
+            _ => prop_assert_eq!(plain, parsed),
+        }
+    }
 }
