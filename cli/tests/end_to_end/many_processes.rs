@@ -58,18 +58,24 @@ fn processors_come_go_and_die_and_every_event_is_there_once() {
 }
 
 #[test]
-fn everything_in_one_process_works_on_kafka_and_s3() {
+fn everything_in_one_process_works_on_kafka_and_s3_and_survives_kill_9() {
     let place = place("up-on-kafka");
-    let size = Size { devices: 4, events_per_device: 1_000, batch: 100, pause: Duration::from_millis(20) };
+    let size = Size { devices: 8, events_per_device: 2_000, batch: 50, pause: Duration::from_millis(40) };
     let up = place.start("up");
+    let fleet = Fleet::start(up.gateway(), size, 0);
+    fleet.wait_for(size.total() / 2);
+    up.kill();
+    let up = place.start("up");
+    fleet.go_to(up.gateway());
+    let mut ledger = fleet.finish();
     let mut table = Table::new(up.table(&place.config.dataset));
-    let mut ledger = Fleet::start(up.gateway(), size, 0).finish();
-    up.stop();
-    table.assert_is(&ledger, place.path());
-
-    let up = place.start("up");
-    ledger.add(Fleet::start(up.gateway(), size, size.devices).finish());
     Topic::new(&servers::kafka(), &place.config.dataset).wait_until_no_lag();
     table.assert_is(&ledger, place.path());
+
+    // Another process takes over where the first stops.
     up.stop();
+    let up = place.start("up");
+    ledger.add(Fleet::start(up.gateway(), size, size.devices).finish());
+    up.stop();
+    table.assert_is(&ledger, place.path());
 }
