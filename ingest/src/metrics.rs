@@ -1,7 +1,7 @@
 //! The facts that the gateway counts, one function each; only this file knows the series.
 //!
 //! Labels come from small closed sets: configured datasets, reasons, status codes, never anything that a device sends.
-//! Install the recorder before [`crate::router`] or [`crate::serve`]: handles of hot series are made there.
+//! Install the recorder before [`crate::router`] or [`crate::serve()`]: handles of hot series are made there.
 
 use crate::answer::{Report, Why};
 use axum::http::StatusCode;
