@@ -78,7 +78,7 @@ fn readable(value: f64) -> String {
     let (sign, digits) = digits.split_at(usize::from(value < 0.0));
     let mut apart = String::from(sign);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             apart.push(',');
         }
         apart.push(digit);
