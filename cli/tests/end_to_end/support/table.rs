@@ -72,7 +72,7 @@ impl Table {
     fn assert_offsets_form_chains(&mut self) {
         let found = self.duckdb.row(
             "SELECT sum(n)::BIGINT AS rows, sum(offsets)::BIGINT AS offsets, sum(last + 1 - n)::BIGINT AS holes,
-                    min(first) AS first, (SELECT sum(attempts)::BIGINT FROM ledger) AS attempts
+                    max(first) AS first, (SELECT sum(attempts)::BIGINT FROM ledger) AS attempts
              FROM (SELECT count(*) AS n, count(DISTINCT kafka_offset) AS offsets, min(kafka_offset) AS first,
                           max(kafka_offset) AS last
                    FROM t GROUP BY kafka_partition)",
