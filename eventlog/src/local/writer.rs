@@ -142,8 +142,9 @@ impl Writer {
             topic.wake();
         }
         for (append, bases) in group.into_iter().zip(answers) {
-            let _ = append.answer.send(Ok(bases));
+            // Before the answer: the bytes count as stored now, and must not count as waiting too when the next append asks.
             drop(append.room);
+            let _ = append.answer.send(Ok(bases));
         }
         self.tidy(topics);
     }
