@@ -277,7 +277,7 @@ impl Declared {
         let Some(value) = Value::of(value) else { return false };
         let fits = match (&mut self.values, &value) {
             (_, Value::Null) => return true,
-            (Values::String(column), Value::Text(text)) => some(text.as_ref()).map(|v| column.append_value(v)),
+            (Values::String(column), Value::Text(text)) => Some(text.as_ref()).map(|v| column.append_value(v)),
             (Values::Int(column), _) => {
                 integer(&value).and_then(|v| i32::try_from(v).ok()).map(|v| column.append_value(v))
             }
@@ -286,7 +286,7 @@ impl Declared {
                 number(&value).map(|v| v as f32).filter(|v| v.is_finite()).map(|v| column.append_value(v))
             }
             (Values::Double(column), _) => number(&value).map(|v| column.append_value(v)),
-            (Values::Boolean(column), Value::Bool(v)) => some(*v).map(|v| column.append_value(v)),
+            (Values::Boolean(column), Value::Bool(v)) => Some(*v).map(|v| column.append_value(v)),
             (Values::Timestamp(column), Value::Text(text)) => parse_time(text).map(|v| column.append_value(v)),
             (Values::Timestamp(column), Value::Integer(v)) => time_from_millis(*v).map(|v| column.append_value(v)),
             _ => None,
@@ -327,10 +327,6 @@ impl Declared {
             Values::Timestamp(column) => Arc::new(column.finish()),
         }
     }
-}
-
-fn some<T>(value: T) -> Option<T> {
-    Some(value)
 }
 
 /// An integer, also when it is written as `3.0`; not beyond what a double holds exactly.

@@ -67,21 +67,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason, in the order of the declaration.
-    pub const ALL: [Reason; 11] = [
-        Reason::InvalidJson,
-        Reason::NotAnObject,
-        Reason::MissingDeviceId,
-        Reason::InvalidDeviceId,
-        Reason::InvalidId,
-        Reason::InvalidType,
-        Reason::InvalidTime,
-        Reason::InvalidData,
-        Reason::AmbiguousMember,
-        Reason::TooLarge,
-        Reason::Empty,
-    ];
-
     /// The name used in answers, metrics and the dead-letter table.
     pub fn as_str(self) -> &'static str {
         match self {

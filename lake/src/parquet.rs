@@ -84,11 +84,6 @@ impl<W: Write + Send> FileWriter<W> {
         self.writer.memory_size()
     }
 
-    /// Bytes of the file so far, what is buffered counted by estimate.
-    pub fn estimated_bytes(&self) -> usize {
-        self.writer.bytes_written() + self.writer.in_progress_size()
-    }
-
     /// What the file goes to; for sinks that are drained while the file grows.
     pub fn sink_mut(&mut self) -> &mut W {
         self.writer.inner_mut()

@@ -11,17 +11,6 @@ pub struct OffsetRange {
     pub end: i64,
 }
 
-impl OffsetRange {
-    /// Number of offsets; an upper bound of the records, for logs leave holes.
-    pub fn len(&self) -> i64 {
-        self.end - self.start
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.end <= self.start
-    }
-}
-
 impl fmt::Display for OffsetRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}-{}", self.partition, self.start, self.end)

@@ -119,11 +119,6 @@ impl Lake {
         Ok(Lake { store: Arc::new(store), root, url })
     }
 
-    /// A lake over any store, for tests and fault injection. `url` must name `root` inside it.
-    pub fn over(store: Arc<dyn ObjectStore>, root: Path, url: Url) -> Lake {
-        Lake { store, root, url }
-    }
-
     /// The same place, reached through another store.
     #[cfg(feature = "testing")]
     pub fn with_store(&self, store: Arc<dyn ObjectStore>) -> Lake {

@@ -85,11 +85,6 @@ impl PartitionBuffer {
         self.end
     }
 
-    /// Where the range starts that is not on its way yet.
-    pub fn start(&self) -> i64 {
-        self.start
-    }
-
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }

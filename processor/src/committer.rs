@@ -196,7 +196,7 @@ impl Task {
             match read {
                 Ok(()) => break,
                 Err(err) => {
-                    warn!(error = %anyhow::Error::from(err), "the table cannot be read, trying again");
+                    warn!(error = format!("{:#}", anyhow::Error::from(err)), "the table cannot be read, trying again");
                     backoff.wait().await;
                 }
             }

@@ -91,7 +91,8 @@ impl Flusher {
                 }
                 Err(err) if err.is_retryable() => {
                     metrics::upload_retried();
-                    warn!(error = %anyhow::Error::from(err), path = file.path, "fragment upload failed, trying again");
+                    let error = format!("{:#}", anyhow::Error::from(err));
+                    warn!(error, path = file.path, "fragment upload failed, trying again");
                     backoff.wait().await;
                 }
                 Err(err) => return Err(anyhow::Error::from(err).context("upload a fragment")),

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub struct Progress {
     committed_rows: AtomicU64,
-    dead_letters: AtomicU64,
     lag: AtomicI64,
     partitions: AtomicU64,
     buffered_bytes: AtomicU64,
@@ -17,11 +16,6 @@ impl Progress {
     /// Rows that this process made visible.
     pub fn committed_rows(&self) -> u64 {
         self.committed_rows.load(Ordering::Relaxed)
-    }
-
-    /// Records that this process read and could not write as rows.
-    pub fn dead_letters(&self) -> u64 {
-        self.dead_letters.load(Ordering::Relaxed)
     }
 
     /// Records of this member's partitions that are in the log and not yet in the table.
@@ -50,10 +44,6 @@ impl Progress {
 
     pub(crate) fn add_committed(&self, rows: u64) {
         self.committed_rows.fetch_add(rows, Ordering::Relaxed);
-    }
-
-    pub(crate) fn add_dead_letter(&self) {
-        self.dead_letters.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn set(&self, lag: i64, partitions: usize, buffered_bytes: usize) {

@@ -197,7 +197,7 @@ impl Worker {
     /// Polls once; records are left alone unless `take_in`, for polling must go on while the last ones are written out.
     fn poll(&mut self, runtime: &Handle, take_in: bool) -> anyhow::Result<()> {
         let now = Instant::now();
-        let (partitions, topic, progress) = (&mut self.partitions, &self.topic, &self.progress);
+        let (partitions, topic) = (&mut self.partitions, &self.topic);
         let mut made_id = String::new();
         let input = self.consumer.poll(POLL_FOR, &mut |record| {
             let Some(owned) = partitions.get_mut(&record.partition) else { return };
@@ -206,7 +206,6 @@ impl Worker {
             }
             if let Pushed::Dead(reason) = owned.buffer.push(topic, &record, &mut made_id, now) {
                 metrics::record_dead(reason);
-                progress.add_dead_letter();
             }
         });
         match input {
