@@ -54,6 +54,9 @@ impl Default for KafkaOptions {
 impl KafkaOptions {
     /// Room that Kafka's own framing of a record may take.
     const FRAMING: usize = 64 * 1024;
+    /// Bytes that a broker may send at once, as they are compressed.
+    const SMALLEST_ANSWER: usize = 512 * 1024;
+    const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = self.common();
@@ -71,6 +74,7 @@ impl KafkaOptions {
     }
 
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
+        let answer = (self.consumer_queue_bytes / 8).clamp(Self::SMALLEST_ANSWER, Self::LARGEST_ANSWER);
         let mut config = self.common();
         config
             .set("group.id", group)
@@ -82,8 +86,11 @@ impl KafkaOptions {
             .set("queued.max.messages.kbytes", kib(self.consumer_queue_bytes))
             // With the queue full, librdkafka would look again only after a second, when it has long run empty.
             .set("fetch.queue.backoff.ms", "20")
-            .set("fetch.message.max.bytes", "4194304")
-            .set("fetch.max.bytes", (self.max_record_bytes + Self::FRAMING).max(32 * 1024 * 1024).to_string())
+            // What one answer brings is unpacked at once, to several times its size, whatever the queue has room for. A
+            // larger record comes alone. librdkafka wants an answer to be at least as large as it thinks records are.
+            .set("message.max.bytes", answer.to_string())
+            .set("fetch.max.bytes", answer.to_string())
+            .set("fetch.message.max.bytes", answer.to_string())
             .set("statistics.interval.ms", "2000");
         // KIP-848 brings its own assignor, and librdkafka refuses both at once.
         if self.options.get("group.protocol").is_none_or(|protocol| protocol == "classic") {

@@ -4,6 +4,8 @@ use super::{PATIENCE, wait_for};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::time::Duration;
 
@@ -55,6 +57,36 @@ impl Topic {
         let admin: rdkafka::admin::AdminClient<DefaultClientContext> = client(&self.brokers).create().unwrap();
         let deleted = admin.delete_topics(&[&self.name], &rdkafka::admin::AdminOptions::new());
         super::http::RUNTIME.block_on(deleted).unwrap();
+    }
+}
+
+/// Produces many records quickly, by key, and remembers none of them.
+pub struct Filler {
+    producer: ThreadedProducer<DefaultProducerContext>,
+    topic: String,
+}
+
+impl Filler {
+    pub fn new(brokers: &str, topic: &str) -> Filler {
+        let mut config = client(brokers);
+        config.set("enable.idempotence", "true").set("linger.ms", "20").set("message.max.bytes", "2000000");
+        config.set("compression.type", "lz4").set("partitioner", "murmur2_random");
+        Filler { producer: config.create().unwrap(), topic: topic.to_owned() }
+    }
+
+    /// Waits while the queue to the broker is full.
+    pub fn send(&self, key: &str, value: &str) {
+        let mut record = BaseRecord::to(&self.topic).key(key).payload(value);
+        while let Err((err, rejected)) = self.producer.send(record) {
+            assert_eq!(err.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{err}");
+            std::thread::sleep(Duration::from_millis(5));
+            record = rejected;
+        }
+    }
+
+    /// Waits until the broker has all.
+    pub fn flush(&self) {
+        self.producer.flush(PATIENCE).unwrap();
     }
 }
 
