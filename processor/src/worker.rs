@@ -97,12 +97,13 @@ enum Message {
 }
 
 /// How far stopping has come.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Phase {
     Running,
-    /// Reading what is left in the log.
+    /// Reading what is left in the log, up to where each partition ended when it was first asked.
     Draining {
         until: Instant,
+        ends: BTreeMap<i32, i64>,
     },
     /// Writing out what is buffered.
     Finishing {
@@ -160,18 +161,18 @@ impl Worker {
             self.balance_memory()?;
             phase = match phase {
                 Phase::Running if self.shutdown.is_cancelled() => {
-                    Phase::Draining { until: Instant::now() + self.config.drain_timeout }
+                    Phase::Draining { until: Instant::now() + self.config.drain_timeout, ends: BTreeMap::new() }
                 }
                 Phase::Running => {
                     self.flush_if_due(runtime);
                     phase
                 }
-                Phase::Draining { until } => {
+                Phase::Draining { until, mut ends } => {
                     self.flush_if_due(runtime);
-                    if !self.config.drain_to_end || self.caught_up()? || Instant::now() > until {
+                    if !self.config.drain_to_end || self.caught_up(&mut ends)? || Instant::now() > until {
                         Phase::Finishing { until }
                     } else {
-                        phase
+                        Phase::Draining { until, ends }
                     }
                 }
                 Phase::Finishing { until } => {
@@ -500,13 +501,22 @@ impl Worker {
         Ok(())
     }
 
-    fn caught_up(&mut self) -> anyhow::Result<bool> {
+    /// Whether everything that was in the log when stopping began is read. The log is asked once for each partition: a
+    /// broker may answer only when the fetches before have waited for records in vain.
+    fn caught_up(&mut self, ends: &mut BTreeMap<i32, i64>) -> anyhow::Result<bool> {
         if !self.joining.is_empty() || self.partitions.values().any(|owned| owned.state == State::Resetting) {
             return Ok(false);
         }
         for (partition, owned) in &self.partitions {
-            let next = self.consumer.bounds(*partition, BOUNDS_WITHIN).context("ask the log for its end")?.next;
-            if owned.buffer.position() < next {
+            let end = match ends
+                .get(partition)
+                .map_or_else(|| self.consumer.bounds(*partition, BOUNDS_WITHIN).map(|b| b.next), |end| Ok(*end))
+            {
+                Ok(end) => end,
+                Err(err) => return wait_if_retryable(err, "ask the log for its end").map(|()| false),
+            };
+            ends.insert(*partition, end);
+            if owned.buffer.position() < end {
                 return Ok(false);
             }
         }
