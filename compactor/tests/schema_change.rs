@@ -54,6 +54,17 @@ impl Writer {
     async fn start(lake: &Lake, spec: &str) -> Writer {
         let dataset = dataset(spec);
         let table = Table::open_or_create(lake, "events", schema::events(&dataset)).await.unwrap();
+        Writer::new(table, dataset)
+    }
+
+    /// One that does not tell the table of its columns.
+    async fn stranger(lake: &Lake, spec: &str) -> Writer {
+        let dataset = dataset(spec);
+        let table = Table::open(lake, "events", schema::events(&dataset)).await.unwrap();
+        Writer::new(table.unwrap(), dataset)
+    }
+
+    fn new(table: Table, dataset: Dataset) -> Writer {
         let dataset = table.schema().typed(dataset);
         Writer { table, plan: Arc::new(RowPlan::new(&dataset)), sort_by: dataset.spec.sort_by }
     }
@@ -123,7 +134,9 @@ async fn physical(table: &Table, file: &DataFile) -> RecordBatch {
 
 fn file_rows(batch: &RecordBatch, columns: &SchemaRef) -> Vec<Row> {
     let text = |name: &str, kind: &DataType, row: usize| {
-        let Some(column) = batch.column_by_name(name).filter(|column| column.is_valid(row)) else { return "-".to_owned() };
+        let Some(column) = batch.column_by_name(name).filter(|column| column.is_valid(row)) else {
+            return "-".to_owned();
+        };
         let column = cast(column, kind).unwrap();
         ArrayFormatter::try_new(&column, &FormatOptions::default()).unwrap().value(row).to_string()
     };
@@ -139,7 +152,7 @@ fn data() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn whoever_wrote_and_whoever_merges_the_rows_stay_and_the_columns_are_the_tables(
         // Who starts, and who of those that were started writes what.
@@ -232,50 +245,24 @@ async fn a_merge_from_before_a_change_of_columns_is_committed_after_it_and_loses
 
 #[tokio::test]
 async fn a_file_with_more_or_wider_columns_than_the_table_is_never_merged() {
-    for spec in [LATER, r#"{"columns":{"n":"long"}}"#] {
+    for (own, strange) in [
+        (r#"{"n":"int"}"#, r#"{"n":"int","x":"string"}"#),
+        (r#"{"n":"int"}"#, r#"{"n":"long"}"#),
+        (r#"{"n":"float"}"#, r#"{"n":"double"}"#),
+    ] {
+        let (own, strange) = (format!(r#"{{"columns":{own}}}"#), format!(r#"{{"columns":{strange}}}"#));
         let (_directory, lake) = lake();
-        let first = Writer::start(&lake, FIRST).await;
-        // No processor does this: its files hold what the table has.
-        let (_other, other_lake) = self::lake();
-        let stranger = Writer { table: first.table.clone(), ..Writer::start(&other_lake, spec).await };
-        let stranger = Stranger { columns: schema::events(&dataset(spec)), writer: stranger };
-        stranger.append(0).await;
-        for offset in 1..3 {
-            first.append(&texts(&[r#"{"n":1}"#]), offset).await;
+        let writer = Writer::start(&lake, &own).await;
+        for offset in 0..2 {
+            writer.append(&texts(&[r#"{"n":1,"x":"x"}"#]), offset).await;
         }
-        let before = first.table.load(Keep::Files, &[]).await.unwrap();
-        let mut compactor = worker(&lake, FIRST);
-        let turn = turn(&mut compactor).await;
-        assert_eq!((turn.merges, turn.failed), (0, 1));
-        assert_eq!(first.table.load(Keep::Files, &[]).await.unwrap().files(), before.files());
+        // No processor does this: it makes the table have its columns first.
+        Writer::stranger(&lake, &strange).await.append(&texts(&[r#"{"n":1,"x":"x"}"#]), 2).await;
+        let before = writer.table.load(Keep::Files, &[]).await.unwrap();
+        let mut compactor = worker(&lake, &own);
+        assert_eq!(turn(&mut compactor).await, Turn { failed: 1, ..Turn::default() });
+        assert_eq!(writer.table.load(Keep::Files, &[]).await.unwrap().files(), before.files());
         // The others are not kept waiting for it.
-        assert_eq!(self::turn(&mut compactor).await.merges, 1);
-    }
-}
-
-/// Writes columns into a table that does not have them.
-struct Stranger {
-    writer: Writer,
-    columns: schema::TableSchema,
-}
-
-impl Stranger {
-    async fn append(&self, offset: i64) {
-        let Writer { table, plan, sort_by } = &self.writer;
-        let mut rows = EventColumns::new(Arc::clone(plan));
-        let event = Event::parse(br#"{"device_id":"d","data":{"n":3000000000,"x":"x"}}"#).unwrap();
-        rows.push(&event, RowMeta { partition: 0, offset, received_at: 0, id: "i" });
-        let mut writer = FileWriter::new(Vec::new(), &self.columns, sort_by).unwrap();
-        writer.write(&rows.finish()).unwrap();
-        let (bytes, stats) = writer.finish().unwrap();
-        let ranges = vec![OffsetRange { partition: 0, start: offset, end: offset + 1 }];
-        let date = layout::date_of(0);
-        let path = layout::fragment_path("events", date, &ranges, Uuid::new_v4());
-        let size = bytes.len() as u64;
-        store::put_new(table.store().as_ref(), &table.file_path(&path), bytes.into()).await.unwrap();
-        let file = DataFile { path, size, date, modified_ms: now_ms(), stats, ranges, sorted_by: Vec::new() };
-        let change = Change { operation: "STREAMING UPDATE", adds: vec![file], data_change: true, ..Change::default() };
-        let mut state = table.load(Keep::Txns, &[]).await.unwrap();
-        assert_eq!(table.commit(&mut state, &change).await.unwrap(), Outcome::Committed);
+        assert_eq!(turn(&mut compactor).await, Turn { merges: 1, ..Turn::default() });
     }
 }
