@@ -147,7 +147,7 @@ async fn a_declared_column_that_the_table_lacks_is_added_in_one_commit_and_only_
     let old = open(&fixture.lake, r#"{"n":"int"}"#).await;
     let mut running = old.load(Keep::Files, &[APP.into()]).await.unwrap();
     old.commit(&mut running, &append("a", 7)).await.unwrap();
-    let created = running.metadata.clone();
+    let created = Arc::clone(&running.metadata);
 
     let columns = r#"{"n":"long","x":{"type":"string","stats":true}}"#;
     for _ in 0..2 {
