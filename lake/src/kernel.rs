@@ -141,7 +141,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// The action as it stands in the log: members that this project does not know are nobody's, but none is made up.
+/// The action as it stands in the log, so that a new one can say the same but for the columns.
 fn read_metadata(snapshot: &Snapshot) -> Result<Metadata, KernelError> {
     let metadata = serde_json::to_value(snapshot.table_configuration().metadata());
     metadata.and_then(serde_json::from_value).map_err(KernelError::generic_err)
