@@ -64,13 +64,13 @@ async fn reach_log(config: &Config) -> anyhow::Result<String> {
 }
 
 async fn look_at(lake: &Lake, dataset: &Dataset) -> anyhow::Result<String> {
-    let wanted = schema::events(dataset);
-    let Some(table) = Table::open(lake, &dataset.name, wanted.clone()).await? else {
+    let Some(table) = Table::open(lake, &dataset.name, schema::events(dataset)).await? else {
         return Ok("not there yet, made by the first start".into());
     };
     let state = table.load(Keep::Txns, &[]).await?;
-    match wanted.conflict_with(&state.schema) {
-        Some(problem) => bail!("{problem}; choose another --lake or another name for the dataset"),
-        None => Ok(format!("version {}", state.version)),
+    let merged = table.merged(&state)?;
+    match merged.changes_table() {
+        true => Ok(format!("version {}; the next start changes its columns: {}", state.version, merged.describe())),
+        false => Ok(format!("version {}", state.version)),
     }
 }

@@ -36,7 +36,8 @@ pub fn endpoint() -> Option<String> {
     ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(|name| std::env::var(name).ok())
 }
 
-/// Makes the tables that are not there yet, and refuses those of another schema.
+/// Makes the tables that are not there yet, gives the others the columns that they lack, and refuses those that contradict
+/// the declarations.
 pub async fn prepare(lake: &Lake, datasets: &[Dataset]) -> anyhow::Result<()> {
     for dataset in datasets {
         let dead = dead_table(&dataset.name);

@@ -297,7 +297,7 @@ fn a_table_of_another_schema_is_named_with_what_differs() {
     let first = Running::start(up(directory.path(), "[datasets.events]\ncolumns = { temp = 'double' }", &[]));
     assert!(first.stop().status.success());
     let (_, line) = complaint(up(directory.path(), "[datasets.events]\ncolumns = { temp = 'string' }", &[]));
-    assert_says(&line, &["lake/events", "`temp`", "--lake"]);
+    assert_says(&line, &["lake/events", "`temp`", "double", "string", "another name"]);
     let output = lakehose(directory.path(), &["check"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_says(&String::from_utf8(output.stdout).unwrap(), &["ok    lake", "FAIL  table events", "`temp`"]);

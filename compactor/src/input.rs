@@ -3,10 +3,13 @@
 use crate::merge::MergeError;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use lake::evolution;
+use lake::schema::{PARTITION_COLUMN, TableSchema};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
@@ -54,6 +57,16 @@ impl Input {
         }
         let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(failed)?;
         Ok(Input { path: path.to_owned(), reader, metadata })
+    }
+
+    /// A column that the table does not have would be lost in a merge.
+    pub(crate) fn expect_known(&self, schema: &TableSchema) -> Result<(), MergeError> {
+        let is_known = |name: &str| schema.has(name) || name == PARTITION_COLUMN;
+        let unknown = self.metadata.schema().fields().iter().find(|field| !is_known(field.name()));
+        match unknown {
+            Some(field) => Err(MergeError::Unknown { path: self.path.clone(), column: field.name().clone() }),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn rows(&self) -> u64 {
@@ -132,14 +145,14 @@ impl Batches {
         if batch.schema_ref().fields() == self.columns.fields() {
             return Ok(batch);
         }
-        // Never a null in place of a value that does not fit.
-        let strict = CastOptions { safe: false, ..CastOptions::default() };
         let convert = |field: &arrow::datatypes::FieldRef| -> Result<ArrayRef, MergeError> {
             match batch.column_by_name(field.name()) {
                 None => Ok(new_null_array(field.data_type(), batch.num_rows())),
                 Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
-                Some(column) => cast_with_options(column, field.data_type(), &strict).map_err(|source| {
-                    MergeError::Column { path: self.path.clone(), column: field.name().clone(), source }
+                Some(column) => widen(column, field.data_type()).map_err(|source| MergeError::Column {
+                    path: self.path.clone(),
+                    column: field.name().clone(),
+                    source,
                 }),
             }
         };
@@ -147,6 +160,15 @@ impl Batches {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.columns), arrays, &options)?)
     }
+}
+
+/// The same values in another type. Never a null, or a number nearby, in place of a value that does not fit.
+fn widen(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, ArrowError> {
+    let from = column.data_type();
+    if from.is_numeric() && kind.is_numeric() && !evolution::holds(kind, from) {
+        return Err(ArrowError::CastError(format!("{from} does not fit into {kind}")));
+    }
+    cast_with_options(column, kind, &CastOptions { safe: false, ..CastOptions::default() })
 }
 
 /// Reads ranges of an object whose size is known.

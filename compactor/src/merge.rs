@@ -11,6 +11,9 @@
 //! again while it is handed to the upload, a sixteenth for parts under way. The search for copies and the sorting of runs
 //! come before the merge and stay within it. A row larger than all that can exceed it, but events are bounded.
 //!
+//! Inputs may be older than columns of the table, or hold a narrower type: the output has the table's columns as they are
+//! when the merge starts. A column that the table does not know is never dropped: such a file is not merged.
+//!
 //! Nothing that a file says of itself is trusted: a file that says it is sorted and is not fails the merge with
 //! [`MergeError::Unsorted`], and is sorted in the next attempt.
 
@@ -25,6 +28,7 @@ use crate::upload::Upload;
 use arrow::error::ArrowError;
 use bytesize::ByteSize;
 use futures::{StreamExt, TryStreamExt};
+use lake::schema::TableSchema;
 use lake::{DataFile, Table, layout, range, sort};
 use parquet::errors::ParquetError;
 use std::collections::HashSet;
@@ -78,6 +82,8 @@ pub enum MergeError {
     Unsorted { path: String },
     #[error("column {column} of {path} cannot be read as the table has it")]
     Column { path: String, column: String, source: ArrowError },
+    #[error("{path} has a column {column}, which the table has not")]
+    Unknown { path: String, column: String },
     #[error("write {path}")]
     Write { path: String, source: ParquetError },
     #[error("store {path}")]
@@ -142,7 +148,8 @@ pub async fn merge(
     cancel: &CancellationToken,
 ) -> Result<Merged, MergeError> {
     let stopped = || MergeError::Stopped;
-    let order = sort::order(&settings.sort_by);
+    let sort_by = existing(&settings.sort_by, table.schema());
+    let order = sort::order(&sort_by);
     let opened = cancel.run_until_cancelled(open(table, job, settings, &order)).await.ok_or_else(stopped)??;
     let inputs: Vec<Input> = opened.sorted.iter().chain(&opened.unsorted).cloned().collect();
     let row_bytes =
@@ -164,7 +171,7 @@ pub async fn merge(
 
     let path = layout::segment_path(job.date, Uuid::new_v4());
     let upload = Upload::new(Arc::clone(table.store()), table.file_path(&path), settings.budget.part());
-    let mut output = Output::new(path.clone(), upload, table.schema(), &settings.sort_by, row_bytes, settings.budget)?;
+    let mut output = Output::new(path.clone(), upload, table.schema(), &sort_by, row_bytes, settings.budget)?;
     let filled = cancel.run_until_cancelled(fill(&mut output, &mut cursors, &duplicates, cancel)).await;
     let dropped = match filled.ok_or_else(stopped).flatten() {
         Ok(dropped) => dropped,
@@ -183,7 +190,7 @@ pub async fn merge(
         modified_ms: lake::table::now_ms(),
         stats,
         ranges: range::union(ranges),
-        sorted_by: settings.sort_by.clone(),
+        sorted_by: sort_by,
     };
     Ok(Merged {
         file,
@@ -193,6 +200,12 @@ pub async fn merge(
         hasher,
         checksum: cursors.checksum.wrapping_sub(dropped.checksum),
     })
+}
+
+/// The columns of `sort_by` that the table has. One that was declared and never came into the table is null everywhere,
+/// so rows are in its order as they are.
+fn existing(sort_by: &[String], schema: &TableSchema) -> Vec<String> {
+    sort_by.iter().filter(|name| schema.has(name)).cloned().collect()
 }
 
 /// Files whose footers were read and that fit in memory together.
@@ -209,6 +222,7 @@ async fn open(table: &Table, job: &MergeJob, settings: &Settings, order: &[Strin
     let opening = futures::stream::iter(job.inputs.iter().map(Arc::clone)).map(|file| async move {
         let location = table.file_path(&file.path);
         let input = Input::open(Arc::clone(table.store()), location, &file.path, file.size).await?;
+        input.expect_known(table.schema())?;
         Ok::<_, MergeError>((file, input))
     });
     let mut opening = std::pin::pin!(opening.buffered(OPENING));
@@ -216,7 +230,7 @@ async fn open(table: &Table, job: &MergeJob, settings: &Settings, order: &[Strin
     let (mut cost, mut rows) = (0, 0);
     while let Some((file, input)) = opening.try_next().await? {
         let is_sorted = !file.sorted_by.is_empty()
-            && sort::order(&file.sorted_by) == *order
+            && sort::order(&existing(&file.sorted_by, table.schema())) == *order
             && !settings.distrusted.contains(&file.path);
         let runs = input.row_bytes() / settings.budget.run() + 1;
         cost += if is_sorted { input.cost() } else { runs * runs::COST };

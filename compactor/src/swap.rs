@@ -89,7 +89,7 @@ fn change(merged: &Merged) -> Change {
         parameters: facts.map(|(name, value)| (name.to_owned(), value)).into(),
         adds: vec![merged.file.clone()],
         removes: merged.inputs.iter().map(|file| DataFile::clone(file)).collect(),
-        txns: Vec::new(),
         data_change: false,
+        ..Change::default()
     }
 }

@@ -94,10 +94,9 @@ impl Worker {
         }
         let Some(table) = Table::open(&self.lake, &self.name, self.schema.clone()).await? else { return Ok(None) };
         let view = View::load(&table).await?;
-        match self.schema.conflict_with(&view.state.schema) {
-            None => Ok(Some((table, view))),
-            Some(problem) => Err(TableError::Schema { url: table.url().to_owned(), problem }),
-        }
+        // Which columns there are the table says, before every merge; here it only must be of the right kind.
+        table.merged(&view.state)?;
+        Ok(Some((table, view)))
     }
 
     async fn work(&mut self, table: &Table, view: &mut View, shutdown: &CancellationToken) -> Result<Turn, TableError> {
@@ -113,6 +112,8 @@ impl Worker {
                 // Another compactor is working on this date too.
                 continue;
             }
+            // The columns of the very version at which the inputs are live: no input has one that the output lacks.
+            let table = &table.at(&view.state)?;
             let started = Instant::now();
             match self.run_job(table, &job, shutdown).await {
                 Ok(merged) => match swap(table, view, &merged).await? {
@@ -181,7 +182,9 @@ impl Worker {
             MergeError::Unsorted { path } => {
                 self.settings.distrusted.insert(path.clone());
             }
-            MergeError::Read { path, .. } | MergeError::Column { path, .. } if !is_retryable => {
+            MergeError::Read { path, .. } | MergeError::Column { path, .. } | MergeError::Unknown { path, .. }
+                if !is_retryable =>
+            {
                 self.set_aside.insert(path.clone());
             }
             _ if !is_retryable => self.set_aside.extend(job.inputs.iter().map(|input| input.path.clone())),

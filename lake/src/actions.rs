@@ -55,6 +55,10 @@ pub struct Protocol {
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
     pub id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     pub format: Format,
     pub schema_string: String,
     pub partition_columns: Vec<String>,
@@ -107,6 +111,9 @@ pub struct Remove {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
 }
+
+/// Property of a table: names of the columns with statistics, separated by commas.
+pub const STATS_COLUMNS: &str = "delta.dataSkippingStatsColumns";
 
 /// Tags of an `add`, in which a file's offset ranges and order travel. Readers ignore them.
 pub const TAG_RANGES: &str = "lakehose.ranges";

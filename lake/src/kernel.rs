@@ -4,7 +4,7 @@
 //! Commits are not written through it (see `docs/adr/0002-commits-are-written-by-hand.md`). Its calls block: they run on
 //! the blocking pool, and its own requests on a runtime of its own, so that no shutdown of ours can cut one off.
 
-use crate::actions::Add;
+use crate::actions::{Add, Metadata};
 use crate::file::DataFile;
 use crate::state::{Keep, TableState};
 use crate::store::Lake;
@@ -55,8 +55,7 @@ impl Kernel {
         let kernel = self.clone();
         blocking(move || {
             let snapshot = kernel.snapshot(version)?;
-            let schema = serde_json::to_string(snapshot.schema().as_ref()).map_err(KernelError::generic_err)?;
-            let mut state = TableState::new(snapshot.version(), schema, keep);
+            let mut state = TableState::new(snapshot.version(), read_metadata(&snapshot)?, keep);
             for app_id in app_ids {
                 if let Some(version) = snapshot.get_app_id_version(&app_id, kernel.engine.as_ref())? {
                     state.set_txn(&app_id, version);
@@ -140,6 +139,12 @@ async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(err) => Err(KernelError::generic(err)),
     }
+}
+
+/// The action as it stands in the log, so that a new one can say the same but for the columns.
+fn read_metadata(snapshot: &Snapshot) -> Result<Metadata, KernelError> {
+    let metadata = serde_json::to_value(snapshot.table_configuration().metadata());
+    metadata.and_then(serde_json::from_value).map_err(KernelError::generic_err)
 }
 
 /// A row of the kernel's scan metadata (its `scan_row_schema`).

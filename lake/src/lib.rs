@@ -20,6 +20,7 @@
 pub mod event;
 pub mod dataset;
 pub mod schema;
+pub mod evolution;
 pub mod batch;
 pub mod sort;
 pub mod range;

@@ -1,6 +1,6 @@
 //! What a table is at one version: the sum of its commits. Pure.
 
-use crate::actions::{Action, Protocol};
+use crate::actions::{Action, Metadata, Protocol};
 use crate::file::DataFile;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,8 +19,8 @@ pub enum Keep {
 #[derive(Debug, Clone)]
 pub struct TableState {
     pub version: u64,
-    /// Delta's `schemaString`.
-    pub schema: String,
+    /// What the table log says of the table as a whole, its columns for one.
+    pub metadata: Arc<Metadata>,
     /// When it was last known to be the latest.
     pub(crate) loaded_at: Instant,
     keep: Keep,
@@ -41,10 +41,10 @@ pub enum ForeignCommit {
 }
 
 impl TableState {
-    pub fn new(version: u64, schema: String, keep: Keep) -> TableState {
+    pub fn new(version: u64, metadata: Metadata, keep: Keep) -> TableState {
         TableState {
             version,
-            schema,
+            metadata: Arc::new(metadata),
             loaded_at: Instant::now(),
             keep,
             txns: HashMap::new(),
@@ -134,7 +134,7 @@ impl TableState {
                 self.set_txn(&txn.app_id, txn.version);
             }
             if let Some(metadata) = &action.meta_data {
-                self.schema = metadata.schema_string.clone();
+                self.metadata = Arc::new(metadata.clone());
             }
         }
         adds.into_iter().for_each(|file| self.add_file(file));

@@ -166,8 +166,8 @@ mod tests {
     }
 
     fn collect(batches: &[RecordBatch]) -> FileStats {
-        let schema =
-            TableSchema { arrow: batches[0].schema(), stats: vec!["time".into(), "device_id".into(), "absent".into()] };
+        let stats = vec!["time".into(), "device_id".into(), "absent".into()];
+        let schema = TableSchema { arrow: batches[0].schema(), declared: 0..0, stats };
         let mut stats = StatsCollector::new(&schema);
         batches.iter().for_each(|batch| stats.add(batch));
         stats.finish()

@@ -8,7 +8,8 @@
 //! The outcome of a request may be unknown (a time-out after the store has it). Every commit carries a random id, so
 //! [`Table::commit`] looks at what is stored under the version and knows whose it is.
 
-use crate::actions::{self, Action, Add, CommitInfo, Format, Metadata, Protocol, Remove, Txn};
+use crate::actions::{self, Action, Add, CommitInfo, Format, Metadata, Protocol, Remove, STATS_COLUMNS, Txn};
+use crate::evolution::{Conflict, Merged, merge};
 use crate::file::DataFile;
 use crate::kernel::Kernel;
 use crate::layout;
@@ -57,6 +58,8 @@ pub struct Change {
     pub removes: Vec<DataFile>,
     /// New versions of applications.
     pub txns: Vec<(String, i64)>,
+    /// New columns of the table.
+    pub metadata: Option<Metadata>,
     /// False if the same rows are only stored otherwise.
     pub data_change: bool,
 }
@@ -79,10 +82,8 @@ pub enum TableError {
     Read { table: String, source: Box<KernelError> },
     #[error("commit {version} of table {table} cannot be read")]
     Damaged { table: String, version: u64, source: serde_json::Error },
-    #[error(
-        "the table at {url} is not ours to write: {problem}; choose another --lake or another name for the dataset"
-    )]
-    Schema { url: String, problem: String },
+    #[error("the table at {url} cannot be used: {conflict}")]
+    Schema { url: String, conflict: Conflict },
     #[error(transparent)]
     Foreign(#[from] ForeignCommit),
 }
@@ -99,16 +100,24 @@ impl TableError {
 }
 
 impl Table {
-    /// Opens the table, makes it if there is none, and refuses one of another schema.
+    /// Opens the table with the columns of `schema`, which it is made to have: a table that is not there is made, and
+    /// one that is gets what it lacks. Refuses one of another kind. See [`crate::evolution`].
     pub async fn open_or_create(lake: &Lake, name: &str, schema: TableSchema) -> Result<Table, TableError> {
         let table = Table::handle(lake, name, schema);
         if !table.exists().await? {
             table.create().await?;
         }
-        let state = table.load(Keep::Txns, &[]).await?;
-        match table.schema.conflict_with(&state.schema) {
-            None => Ok(table),
-            Some(problem) => Err(TableError::Schema { url: table.url, problem }),
+        let mut state = table.load(Keep::Txns, &[]).await?;
+        loop {
+            let (merged, change) = table.evolve(&state)?;
+            let committed = match change {
+                Some(change) => table.commit(&mut state, &change).await? == Outcome::Committed,
+                None => true,
+            };
+            // Somebody else may have changed the columns: what is lacking now is another question.
+            if committed {
+                return Ok(Table { schema: Arc::new(merged.files), ..table });
+            }
         }
     }
 
@@ -144,6 +153,42 @@ impl Table {
 
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
+    }
+
+    /// What becomes of the table's columns if a program with the columns of this handle writes to it. Changes nothing.
+    pub fn merged(&self, state: &TableState) -> Result<Merged, TableError> {
+        let existing = self.schema_at(state)?;
+        merge(&existing, &self.schema).map_err(|conflict| self.refused(conflict))
+    }
+
+    /// The same table with its own columns at a version, those that this handle does not know included.
+    pub fn at(&self, state: &TableState) -> Result<Table, TableError> {
+        Ok(Table { schema: Arc::new(self.schema_at(state)?), ..self.clone() })
+    }
+
+    fn schema_at(&self, state: &TableState) -> Result<TableSchema, TableError> {
+        let Metadata { schema_string, configuration, .. } = state.metadata.as_ref();
+        let stats = configuration.get(STATS_COLUMNS).map(String::as_str).unwrap_or_default();
+        TableSchema::from_delta(schema_string, stats).map_err(|unreadable| self.refused(unreadable.into()))
+    }
+
+    fn refused(&self, conflict: Conflict) -> TableError {
+        TableError::Schema { url: self.url.clone(), conflict }
+    }
+
+    /// The commit that gives the table what it lacks; none if that is nothing.
+    fn evolve(&self, state: &TableState) -> Result<(Merged, Option<Change>), TableError> {
+        let merged = self.merged(state)?;
+        if !merged.changes_table() {
+            return Ok((merged, None));
+        }
+        let mut metadata = Metadata::clone(&state.metadata);
+        metadata.schema_string = merged.table.to_delta_after(&metadata.schema_string);
+        metadata.configuration.insert(STATS_COLUMNS.to_owned(), merged.table.stats.join(","));
+        let parameters = [("columns".to_owned(), merged.describe().into())].into();
+        // The kernel goes on with a checksum only over operations that it knows, and this is one of them.
+        let change = Change { operation: "WRITE", parameters, metadata: Some(metadata), ..Change::default() };
+        Ok((merged, Some(change)))
     }
 
     /// Path in the store of a file of the table.
@@ -287,11 +332,13 @@ impl Table {
         let now_ms = now_ms();
         let metadata = Metadata {
             id: Uuid::new_v4().to_string(),
+            name: None,
+            description: None,
             format: Format { provider: "parquet".into(), options: BTreeMap::new() },
             schema_string: self.schema.to_delta(),
             partition_columns: vec!["date".into()],
             configuration: [
-                ("delta.dataSkippingStatsColumns", self.schema.stats.join(",")),
+                (STATS_COLUMNS, self.schema.stats.join(",")),
                 ("delta.deletedFileRetentionDuration", "interval 6 hours".to_owned()),
                 ("delta.logRetentionDuration", "interval 1 day".to_owned()),
             ]
@@ -325,6 +372,7 @@ impl Change {
             Action::txn(Txn { app_id: app_id.clone(), version: *version, last_updated: Some(now_ms) })
         };
         std::iter::once(Action::commit_info(info))
+            .chain(self.metadata.iter().cloned().map(Action::metadata))
             .chain(self.txns.iter().map(txn))
             .chain(self.removes.iter().map(|file| Action::remove(Remove::new(file, now_ms, self.data_change))))
             .chain(self.adds.iter().map(|file| Action::add(Add::new(file, self.data_change))))

@@ -66,6 +66,8 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> any
     let partitions = log.ensure_topic(&dataset.name, dataset.spec.partitions).await.context("prepare the topic")?;
     let events =
         Table::open_or_create(&lake, &dataset.name, schema::events(&dataset)).await.context("open the table")?;
+    // The table may have a wider type than is declared, and then that is what files hold.
+    let dataset = events.schema().typed(dataset);
     let dead = Table::open_or_create(&lake, &dead_table(&dataset.name), schema::dead())
         .await
         .context("open the table of dead letters")?;

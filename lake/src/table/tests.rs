@@ -2,6 +2,7 @@ use super::*;
 use crate::dataset::{Dataset, DatasetSpec};
 use crate::range::OffsetRange;
 use crate::schema;
+use crate::testing::{Fault, Op, faulty_lake};
 use object_store::ObjectStoreExt;
 
 struct Fixture {
@@ -128,6 +129,135 @@ async fn a_table_of_another_schema_is_refused() {
     let err = Table::open_or_create(&fixture.lake, "events", schema::dead()).await.unwrap_err();
     assert!(matches!(err, TableError::Schema { .. }), "{err}");
     assert!(err.to_string().contains("no column `reason`"), "{err}");
+}
+
+/// The schema of the table with these columns declared.
+fn declaring(columns: &str) -> TableSchema {
+    let spec: DatasetSpec = serde_json::from_str(&format!("{{\"columns\":{columns}}}")).unwrap();
+    schema::events(&Dataset::new("events", spec).unwrap())
+}
+
+async fn open(lake: &Lake, columns: &str) -> Table {
+    Table::open_or_create(lake, "events", declaring(columns)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_declared_column_that_the_table_lacks_is_added_in_one_commit_and_only_once() {
+    let fixture = fixture();
+    let old = open(&fixture.lake, r#"{"n":"int"}"#).await;
+    let mut running = old.load(Keep::Files, &[APP.into()]).await.unwrap();
+    old.commit(&mut running, &append("a", 7)).await.unwrap();
+    let created = Arc::clone(&running.metadata);
+
+    let columns = r#"{"n":"long","x":{"type":"string","stats":true}}"#;
+    for _ in 0..2 {
+        let new = open(&fixture.lake, columns).await;
+        assert_eq!(new.schema(), &declaring(columns));
+        let state = new.load(Keep::Files, &[APP.into()]).await.unwrap();
+        assert_eq!((state.version, state.txn(APP), state.files().len()), (2, Some(7), 1));
+        assert_eq!(state.metadata.schema_string, declaring(columns).to_delta());
+        assert_eq!(state.metadata.configuration[STATS_COLUMNS], "device_id,time,kafka_partition,kafka_offset,x");
+        let Metadata { id, created_time, partition_columns, .. } = state.metadata.as_ref();
+        assert_eq!((id, created_time), (&created.id, &created.created_time));
+        assert_eq!(partition_columns, &["date"]);
+        assert_eq!(state.metadata.configuration.len(), created.configuration.len());
+    }
+
+    // Whoever has the older columns goes on, and sees the new ones.
+    assert_eq!(old.commit(&mut running, &append("b", 9)).await.unwrap(), Outcome::Conflict);
+    assert_eq!(old.commit(&mut running, &append("b", 9)).await.unwrap(), Outcome::Committed);
+    assert_eq!((running.version, running.metadata.schema_string.clone()), (3, declaring(columns).to_delta()));
+    let own = old.at(&running).unwrap();
+    assert_eq!(
+        (own.schema().to_delta(), &own.schema().stats),
+        (declaring(columns).to_delta(), &declaring(columns).stats)
+    );
+    // Rolled back: the table stays as it is, and files are written as it has them.
+    let back = open(&fixture.lake, r#"{"n":"int"}"#).await;
+    assert_eq!(back.schema(), &declaring(r#"{"n":"long"}"#));
+    assert_eq!(back.load(Keep::Txns, &[]).await.unwrap().version, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn programs_that_bring_different_columns_at_once_end_with_all_of_them() {
+    for _ in 0..10 {
+        let fixture = fixture();
+        open(&fixture.lake, r#"{"n":"int"}"#).await;
+        let start = |columns: String| {
+            let lake = fixture.lake.clone();
+            tokio::spawn(async move { open(&lake, &columns).await })
+        };
+        let starting: Vec<_> =
+            (0..4).map(|n| start(format!(r#"{{"n":"long","c{n}":"double","all":"string"}}"#))).collect();
+        let mut tables = Vec::new();
+        for table in starting {
+            tables.push(table.await.unwrap());
+        }
+        let state = tables[0].load(Keep::Txns, &[]).await.unwrap();
+        let own = tables[0].at(&state).unwrap();
+        let fields = &own.schema().arrow.fields()[own.schema().declared.clone()];
+        let mut names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names[0], "n");
+        names.sort();
+        assert_eq!(names, ["all", "c0", "c1", "c2", "c3", "n"]);
+        // The table was there: one change for each that brought something new.
+        assert_eq!(state.version, 4);
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_columns_is_in_checksums_and_checkpoints() {
+    let fixture = fixture();
+    let table = open(&fixture.lake, r#"{"n":"int"}"#).await;
+    let mut state = table.load(Keep::Files, &[APP.into()]).await.unwrap();
+    let columns = r#"{"n":"long","x":"string"}"#;
+    for end in 1..=CHECKPOINT_EVERY as i64 + 3 {
+        if end == 50 {
+            open(&fixture.lake, columns).await;
+            table.refresh(&mut state).await.unwrap();
+        }
+        table.commit(&mut state, &append(&format!("f{end}"), end)).await.unwrap();
+        table.checkpoint_if_due(state.version).await.unwrap();
+        if end == 60 {
+            // Before there is a checkpoint, on the checksum of version 0 and the commits since.
+            let loaded = table.load(Keep::Files, &[APP.into()]).await.unwrap();
+            assert_eq!((loaded.txn(APP), loaded.files().len()), (Some(60), 60));
+            assert_eq!(loaded.metadata, state.metadata);
+        }
+    }
+    assert_eq!(state.metadata.schema_string, declaring(columns).to_delta());
+    for version in 0..CHECKPOINT_EVERY {
+        table.store.delete(&table.file_path(&layout::commit_path(version))).await.unwrap();
+    }
+    let loaded = table.load(Keep::Files, &[APP.into()]).await.unwrap();
+    assert_eq!((loaded.version, loaded.txn(APP)), (state.version, Some(103)));
+    assert_eq!(loaded.metadata, state.metadata);
+    assert_eq!(loaded.files(), state.files());
+    // A snapshot of before the change keeps the columns of then.
+    let columns = open(&fixture.lake, r#"{"n":"long","x":"string","y":"boolean"}"#).await;
+    let before = columns.load_version(Some(state.version), Keep::Txns, &[]).await.unwrap();
+    assert_eq!(before.metadata, state.metadata);
+}
+
+#[tokio::test]
+async fn a_change_of_columns_whose_answer_is_lost_is_made_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, store) = faulty_lake(directory.path()).unwrap();
+    open(&lake, "{}").await;
+    store.inject(Op::Put, "_delta_log/00000000000000000001.json", Fault::FailAfterSuccess, 1);
+    let table = open(&lake, r#"{"x":"string"}"#).await;
+    assert_eq!(table.load(Keep::Txns, &[]).await.unwrap().version, 1);
+}
+
+#[tokio::test]
+async fn a_conflicting_column_is_refused_and_the_table_stays_as_it_was() {
+    let fixture = fixture();
+    let table = open(&fixture.lake, r#"{"n":"long"}"#).await;
+    let refused = Table::open_or_create(&fixture.lake, "events", declaring(r#"{"new":"int","n":"string"}"#)).await;
+    let refusal = refused.unwrap_err().to_string();
+    assert!(refusal.contains("its column `n` is long, and string is declared"), "{refusal}");
+    assert!(refusal.contains(table.url()), "{refusal}");
+    assert_eq!(table.load(Keep::Txns, &[]).await.unwrap().version, 0);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What can go wrong between the log and the table, and that no row is lost or doubled by it.
 
+mod schema_change;
 mod support;
 
 use eventlog::Input;

@@ -244,9 +244,12 @@ pub(crate) fn config() -> Config {
 }
 
 pub(crate) fn start(config: Config, log: &MemoryLog, lake: &Lake) -> Running {
+    start_with(dataset(), config, log, lake)
+}
+
+pub(crate) fn start_with(dataset: Dataset, config: Config, log: &MemoryLog, lake: &Lake) -> Running {
     let (progress, stop) = (Arc::new(Progress::default()), CancellationToken::new());
-    let deps =
-        Deps { log: Arc::new(log.clone()), lake: lake.clone(), dataset: dataset(), progress: Arc::clone(&progress) };
+    let deps = Deps { log: Arc::new(log.clone()), lake: lake.clone(), dataset, progress: Arc::clone(&progress) };
     let task = tokio::spawn(processor::run(config, deps, stop.clone()));
     Running { progress, stop, task }
 }

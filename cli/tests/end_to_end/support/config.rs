@@ -9,6 +9,10 @@ pub struct Config {
     pub partitions: u32,
     pub flush_every: &'static str,
     pub compact_every: &'static str,
+    /// When a date counts as written, so that all its files are merged.
+    pub cold_after: &'static str,
+    /// The declared columns.
+    pub columns: &'static str,
     pub brokers: Option<String>,
     pub lake: Option<String>,
     /// Further lines of TOML: sections that are not named above.
@@ -23,6 +27,9 @@ impl Config {
             partitions: 4,
             flush_every: "500ms",
             compact_every: "1s",
+            cold_after: "1h",
+            // What `device::Event` posts.
+            columns: "{ seq = 'long', temp = 'double', fw = { type = 'string', from = 'os.fw' } }",
             brokers: None,
             lake: None,
             more: "",
@@ -30,16 +37,14 @@ impl Config {
     }
 
     pub fn to_toml(&self) -> String {
-        let Config { dataset, partitions, flush_every, compact_every, brokers, lake, more } = self;
+        let Config { dataset, partitions, columns, brokers, lake, more, .. } = self;
         let mut toml = String::new();
         if let Some(lake) = lake {
             writeln!(toml, "lake = '{lake}'").unwrap();
         }
-        writeln!(toml, "[datasets.{dataset}]\npartitions = {partitions}").unwrap();
-        // What `device::Event` posts.
-        writeln!(toml, "columns = {{ seq = 'long', temp = 'double', fw = {{ type = 'string', from = 'os.fw' }} }}")
-            .unwrap();
-        writeln!(toml, "[flush]\nevery = '{flush_every}'\n[compaction]\nevery = '{compact_every}'").unwrap();
+        writeln!(toml, "[datasets.{dataset}]\npartitions = {partitions}\ncolumns = {columns}").unwrap();
+        writeln!(toml, "[flush]\nevery = '{}'", self.flush_every).unwrap();
+        writeln!(toml, "[compaction]\nevery = '{}'\ncold_after = '{}'", self.compact_every, self.cold_after).unwrap();
         if let Some(brokers) = brokers {
             // A processor that was killed is missed sooner than in production, for the test's sake.
             let options = "'session.timeout.ms' = 6000, 'heartbeat.interval.ms' = 1000";

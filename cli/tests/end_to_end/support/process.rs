@@ -26,6 +26,20 @@ impl Place {
         self.directory.path()
     }
 
+    /// For processes that are started from now on.
+    pub fn reconfigure(&mut self, config: Config) {
+        std::fs::write(self.path().join("lakehose.toml"), config.to_toml()).unwrap();
+        self.config = config;
+    }
+
+    /// Runs a command to its end. Answers its exit code and what it said on both ways.
+    pub fn run(&self, args: &[&str]) -> (Option<i32>, String) {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_lakehose"));
+        let output = process.args(args).current_dir(self.path()).env_clear().envs(servers::aws()).output().unwrap();
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
+        (output.status.code(), said)
+    }
+
     /// Starts a process and waits for it to say where it is.
     pub fn start(&self, command: &str) -> Lakehose {
         Lakehose::start(command, self.path())
