@@ -1,12 +1,14 @@
 //! What can go wrong between the log and the table, and that no row is lost or doubled by it.
 
 mod support;
+mod outages;
 
 use eventlog::Input;
 use lake::file::FileStats;
 use lake::table::now_ms;
 use lake::testing::{Fault, Op, faulty_lake};
 use lake::{DataFile, OffsetRange, Table, schema};
+use processor::breaker::Breakers;
 use processor::committer::{COMMIT_WITHIN, Submission, Verdict};
 use processor::{Committer, Config};
 use std::time::Duration;
@@ -227,7 +229,7 @@ async fn files_that_a_sweep_may_have_deleted_are_not_committed() {
     let (lake, _) = faulty_lake(directory.path()).unwrap();
     let events = Table::open_or_create(&lake, "events", schema::events(&dataset())).await.unwrap();
     let dead = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
-    let (committer, task) = Committer::start(events, dead, 1).await.unwrap();
+    let (committer, task) = Committer::start(events, dead, 1, Breakers::new("events")).await.unwrap();
     let submission = |end: i64, age: Duration| Submission {
         ranges: vec![OffsetRange { partition: 0, start: end - 1, end }],
         files: vec![DataFile {
