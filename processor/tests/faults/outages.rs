@@ -76,19 +76,16 @@ async fn refused_credentials_end_the_processor_with_what_to_check_and_offsets_st
     let (lake, store) = faulty_lake(directory.path()).unwrap();
     let log = MemoryLog::new(2);
     log.push_events(50);
-    let first = start(config(), &log, &lake);
-    until_committed(&lake, &[50; 2]).await;
-    first.stop().await.unwrap();
-    for path in ["date=", "events/_delta_log"] {
+    for (path, end) in [("date=", 50), ("events/_delta_log", 100)] {
         let running = start(config(), &log, &lake);
-        until("the processor runs", async || running.progress.partitions() == 2).await;
+        until_committed(&lake, &[end; 2]).await;
         store.inject(Op::Put, path, Fault::Deny, 1);
         log.push_events(50);
         let ended = tokio::time::timeout(Duration::from_secs(10), running.task).await.expect("it ends").unwrap();
         let error = format!("{:#}", ended.unwrap_err());
         assert!(error.contains("AWS_SECRET_ACCESS_KEY") && error.contains("s3:PutObject"), "{error}");
         let state = state(&lake, "events").await.unwrap();
-        assert_eq!((state.txn("events/0"), state.txn("events/1")), (Some(50), Some(50)), "{path}");
+        assert_eq!((state.txn("events/0"), state.txn("events/1")), (Some(end), Some(end)), "{path}");
     }
     let next = start(config(), &log, &lake);
     until_committed(&lake, &[150; 2]).await;

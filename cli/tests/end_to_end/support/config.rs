@@ -11,6 +11,8 @@ pub struct Config {
     pub compact_every: &'static str,
     pub brokers: Option<String>,
     pub lake: Option<String>,
+    /// Of the lake's server, if it is not the shared one.
+    pub s3_endpoint: Option<String>,
     /// Further lines of TOML: sections that are not named above.
     pub more: &'static str,
 }
@@ -25,12 +27,13 @@ impl Config {
             compact_every: "1s",
             brokers: None,
             lake: None,
+            s3_endpoint: None,
             more: "",
         }
     }
 
     pub fn to_toml(&self) -> String {
-        let Config { dataset, partitions, flush_every, compact_every, brokers, lake, more } = self;
+        let Config { dataset, partitions, flush_every, compact_every, brokers, lake, more, .. } = self;
         let mut toml = String::new();
         if let Some(lake) = lake {
             writeln!(toml, "lake = '{lake}'").unwrap();
