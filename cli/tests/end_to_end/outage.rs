@@ -36,6 +36,10 @@ fn without_a_broker_the_gateway_says_503_and_recovers_when_it_is_back() {
     }
     assert!(!ingest.is_ready());
     assert_eq!(fleet.acknowledged(), promised, "acknowledged without a broker");
+    let component = format!("processor of {}", place.config.dataset);
+    let reason = wait_for("the processor says what is down", PATIENCE, || processor.reason(&component));
+    println!("{:?} after the broker's end: {reason}", killed.elapsed());
+    assert!(reason.starts_with("broker: ") && !processor.is_ready(), "{reason}");
 
     broker.start_again();
     let back = Instant::now();
