@@ -229,6 +229,8 @@ fn prove_writable(directory: &std::path::Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Fault, FaultyStore, Op};
+    use object_store::memory::InMemory;
 
     #[test]
     fn reading_creates_nothing() {
@@ -240,6 +242,18 @@ mod tests {
         let lake = Lake::open(location).unwrap();
         assert_eq!(Lake::open_existing(location).unwrap().url(), lake.url());
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_object_counts_as_stored_only_if_it_is_there() {
+        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        let path = Path::from("x");
+        store.inject(Op::Put, "", Fault::Conflict, 1);
+        let err = put_new(&store, &path, Bytes::from_static(b"x")).await.unwrap_err();
+        assert!(err.is_retryable(), "{err}");
+        store.fail_after_success(Op::Put, 1);
+        assert!(put_new(&store, &path, Bytes::from_static(b"x")).await.is_err());
+        put_new(&store, &path, Bytes::from_static(b"x")).await.unwrap();
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub enum Fault {
     Deny,
     /// The disk is full, as the local file system says it.
     Full,
+    /// There is such an object already, says the store, and nothing is stored: S3 while an earlier try is under way.
+    Conflict,
     /// The request succeeds and its answer is lost.
     FailAfterSuccess,
     /// The request waits before it arrives.
@@ -131,7 +133,7 @@ impl Control {
     async fn run<T>(&self, op: Op, path: &Path, call: impl Future<Output = Result<T>>) -> Result<T> {
         match self.take(op, path.as_ref()) {
             None => call.await,
-            Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full)) => Err(injected(fault, op, path)),
+            Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full | Fault::Conflict)) => Err(injected(fault, op, path)),
             Some(fault @ Fault::FailAfterSuccess) => {
                 call.await?;
                 Err(injected(fault, op, path))
@@ -155,7 +157,7 @@ impl Control {
             let failure = |fault| futures::stream::iter([Err(injected(fault, op, &path))]).boxed();
             match self.take(op, path.as_ref()) {
                 None => items,
-                Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full)) => failure(fault),
+                Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full | Fault::Conflict)) => failure(fault),
                 Some(fault @ Fault::FailAfterSuccess) => {
                     items.for_each(|_| std::future::ready(())).await;
                     failure(fault)
@@ -175,6 +177,7 @@ fn injected(fault: Fault, op: Op, path: &Path) -> object_store::Error {
     let source = format!("injected: {op:?} of {path}").into();
     match fault {
         Fault::Deny => object_store::Error::PermissionDenied { path: path.to_string(), source },
+        Fault::Conflict => object_store::Error::AlreadyExists { path: path.to_string(), source },
         Fault::Full => {
             let source = io::Error::from(io::ErrorKind::StorageFull).into();
             object_store::Error::Generic { store: "LocalFileSystem", source }

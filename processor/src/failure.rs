@@ -53,19 +53,28 @@ pub fn with_advice(err: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// The error and its causes. Libraries that put a cause into their own message would have it told twice.
+/// The error and its causes, each once: libraries that put a cause into their own message would have it told twice. Long
+/// ones are cut: S3 explains a wrong signature in pages.
 pub fn in_one_line(err: &anyhow::Error) -> String {
-    let mut told = String::new();
+    let mut causes: Vec<String> = Vec::new();
     for cause in err.chain() {
         let cause = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        if told.is_empty() {
-            told = cause;
-        } else if !told.contains(&cause) {
-            told = format!("{told}: {cause}");
+        if !causes.iter().any(|told| told.contains(&cause)) {
+            causes.push(cause);
         }
     }
-    told
+    let cut = |mut cause: String| {
+        if let Some((end, _)) = cause.char_indices().nth(LONGEST_CAUSE) {
+            cause.truncate(end);
+            cause.push('…');
+        }
+        cause
+    };
+    causes.into_iter().map(cut).collect::<Vec<_>>().join(": ")
 }
+
+/// In characters; enough for the address of an object and the code that the store answers.
+const LONGEST_CAUSE: usize = 600;
 
 #[cfg(test)]
 mod tests {
@@ -143,5 +152,14 @@ mod tests {
     fn a_cause_that_a_message_repeats_is_told_once() {
         let err = anyhow!("refused").context("get x: refused").context("read the\n  table");
         assert_eq!(in_one_line(&err), "read the table: get x: refused");
+    }
+
+    #[test]
+    fn a_cause_of_pages_is_cut_and_those_it_contains_are_not_told_again() {
+        let page = "ü".repeat(2_000);
+        let err = anyhow!(page.clone()).context(format!("get x: {page}")).context("read");
+        let told = in_one_line(&err);
+        assert!(told.starts_with("read: get x: ü") && told.ends_with("ü…"), "{told}");
+        assert_eq!(told.chars().count(), "read: ".len() + LONGEST_CAUSE + 1);
     }
 }
