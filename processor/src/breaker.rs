@@ -120,10 +120,12 @@ impl Attempts {
         }
         let error = in_one_line(&err);
         self.permits.drain(..).for_each(|permit| permit.failed(&error));
+        let dataset = self.breakers.first().map(|breaker| breaker.dataset.as_str());
         if self.breakers.iter().all(|breaker| breaker.is_closed()) {
-            warn!(error, "failed, trying again");
+            warn!(dataset, error, "failed, trying again");
         } else {
-            debug!(error, "failed, trying again");
+            // The opening was told.
+            debug!(dataset, error, "failed, trying again");
         }
         self.not_before = Some(Instant::now() + self.backoff.next(rand::random_range(0.5..1.0)));
         Ok(())

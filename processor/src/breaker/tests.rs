@@ -36,13 +36,13 @@ impl Store {
 
 async fn upload(breakers: Breakers, store: Arc<Store>) -> anyhow::Result<()> {
     let mut attempts = breakers.uploads();
-    loop {
+    attempts.begin().await;
+    while let Err(err) = store.call().await {
+        attempts.failed(err)?;
         attempts.begin().await;
-        match store.call().await {
-            Ok(()) => return Ok(attempts.succeeded()),
-            Err(err) => attempts.failed(err)?,
-        }
     }
+    attempts.succeeded();
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
