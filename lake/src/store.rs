@@ -60,7 +60,8 @@ const CHECK_CREDENTIALS: &str = "the store refuses these credentials: check AWS_
 const MAKE_THE_BUCKET: &str = "there is no such bucket: check --lake and AWS_ENDPOINT_URL, or make the bucket again";
 const CHECK_DIRECTORY: &str =
     "the directory of the lake cannot be written: check its owner and mode, and how its disk is mounted";
-const USE_ANOTHER_STORE: &str = "the store cannot store an object only if it is absent (If-None-Match: *), which commits stand on: use one that can";
+const USE_ANOTHER_STORE: &str = "the store cannot store an object only if it is absent (If-None-Match: *), which commits \
+     stand on: use one that can";
 
 /// What to do about an error of the store; `None` for those that may pass by themselves: 5xx, time-outs, refused and
 /// lost connections, a disk that is full.
@@ -82,8 +83,8 @@ pub(crate) fn advice(err: &object_store::Error) -> Option<&'static str> {
 
 fn is_denied(err: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(err), |err| err.source());
-    let kinds = causes.filter_map(|err| err.downcast_ref::<io::Error>()).map(io::Error::kind);
-    kinds.into_iter().any(|kind| matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem))
+    let mut kinds = causes.filter_map(|err| err.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.any(|kind| matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem))
 }
 
 impl Lake {

@@ -123,11 +123,12 @@ impl Attempts {
         let dataset = self.breakers.first().map(|breaker| breaker.dataset.as_str());
         if self.breakers.iter().all(|breaker| breaker.is_closed()) {
             warn!(dataset, error, "failed, trying again");
+            self.not_before = Some(Instant::now() + self.backoff.next(rand::random_range(0.5..1.0)));
         } else {
-            // The opening was told.
+            // The opening was told, and the wait is the breaker's.
             debug!(dataset, error, "failed, trying again");
+            self.not_before = None;
         }
-        self.not_before = Some(Instant::now() + self.backoff.next(rand::random_range(0.5..1.0)));
         Ok(())
     }
 }

@@ -20,17 +20,15 @@ pub enum Class {
     Fatal,
 }
 
-/// An error that may pass by itself, or what an operator can do about it.
-type Verdict = (Class, Option<&'static str>);
-
 impl Class {
     pub fn of(err: &anyhow::Error) -> Class {
         judge(err).0
     }
 }
 
-/// The one table of classes. What is none of the known errors is a defect, which repeating does not cure.
-fn judge(err: &anyhow::Error) -> Verdict {
+/// The one table of classes, and what to do about the fatal ones. What is none of the known errors is a defect, which
+/// repeating does not cure.
+fn judge(err: &anyhow::Error) -> (Class, Option<&'static str>) {
     let class = |is_retryable| if is_retryable { Class::Retryable } else { Class::Fatal };
     let known = err.chain().find_map(|cause| {
         if let Some(err) = cause.downcast_ref::<TableError>() {

@@ -235,9 +235,12 @@ impl Worker {
     /// Begins to ask the broker whether it is back, unless the error is one that no retry cures. Polling goes on, which
     /// asks nothing of a broker: the log's own client does, with a backoff of its own.
     fn broker_failed(&mut self, err: LogError, what: &'static str) -> anyhow::Result<()> {
-        let questions = self.questions.get_or_insert_with(|| self.breakers.questions());
-        if !err.is_retryable() || questions.try_begin() {
+        // Once the broker is asked, its answers decide: what a poll says may be old.
+        if self.questions.is_none() || !err.is_retryable() {
+            let mut questions = self.breakers.questions();
+            questions.try_begin();
             questions.failed(anyhow::Error::from(err).context(what))?;
+            self.questions = Some(questions);
         }
         std::thread::sleep(POLL_FOR);
         Ok(())

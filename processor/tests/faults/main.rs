@@ -180,7 +180,7 @@ async fn a_revoked_partition_is_written_out_before_it_is_released() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_stays_within_its_bound_while_the_store_is_away() {
+async fn memory_stays_within_its_bound_while_the_store_does_not_answer() {
     let directory = tempfile::tempdir().unwrap();
     let (lake, store) = faulty_lake(directory.path()).unwrap();
     let log = MemoryLog::new(2);
@@ -189,13 +189,16 @@ async fn memory_stays_within_its_bound_while_the_store_is_away() {
     let bound = config.pause_above() as u64;
     let running = start(config, &log, &lake);
     until("the processor runs", async || running.progress.partitions() == 2).await;
-    store.inject(Op::Put, "date=", Fault::Fail, usize::MAX);
+    // Errors would open a breaker before memory is full.
+    store.inject(Op::Put, "date=", Fault::Delay(Duration::from_secs(10)), usize::MAX);
     log.push_events(20_000);
+    until("memory is full", async || running.progress.is_paused()).await;
     let mut highest = 0;
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         highest = highest.max(running.progress.buffered_bytes());
     }
+    assert_eq!(running.progress.breakers().trouble(), None);
     // A poll hands out a hundred records a partition before the worker looks again.
     assert!(highest >= bound && highest < bound + 64 * 1024, "held {highest} of {bound}");
     store.heal();
