@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
+const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
+
 /// The breakers of one dataset. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Breakers {
@@ -30,8 +32,14 @@ impl Breakers {
     }
 
     fn with_policy(dataset: &str, policy: Policy) -> Breakers {
-        let breaker = |dependency| Arc::new(Breaker::new(dataset, dependency, policy));
-        Breakers { store: breaker("store"), broker: breaker("broker"), committer: breaker("committer") }
+        let breaker = |dependency, policy| Arc::new(Breaker::new(dataset, dependency, policy));
+        // A question is one small request, and before it the log's client has a backoff of its own.
+        let asking = Policy { longest_wait: policy.longest_wait.min(ASK_AT_LEAST_EVERY), ..policy };
+        Breakers {
+            store: breaker("store", policy),
+            broker: breaker("broker", asking),
+            committer: breaker("committer", policy),
+        }
     }
 
     /// What is down, since when it was tried how often, and why; `None` if every breaker is closed.

@@ -46,6 +46,8 @@ fn without_a_broker_the_gateway_says_503_and_recovers_when_it_is_back() {
     wait_for("ready again", PATIENCE, || ingest.is_ready().then_some(()));
     wait_for("acknowledged again", PATIENCE, || (fleet.acknowledged() > promised).then_some(()));
     println!("events were accepted {:?} after the broker was back", back.elapsed());
+    wait_for("the breaker is closed", PATIENCE, || processor.reason(&component).is_none().then_some(()));
+    println!("the processor's breaker closed {:?} after the broker was back", back.elapsed());
     let ledger = fleet.finish();
     Topic::new(&broker.address, &place.config.dataset).wait_until_no_lag();
     let url = processor.table(&place.config.dataset);
