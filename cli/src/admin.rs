@@ -14,8 +14,24 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Whether a component can do its work; the reason if not. Asked by every probe, so it must be cheap.
-pub type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// Whether a component can do its work, and the reason if not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// It cannot, but what the process does for others goes on: told, and the process stays in service.
+    Degraded(String),
+    /// It cannot, and the process should be left alone until it can.
+    Unready(String),
+}
+
+impl From<Result<(), String>> for Readiness {
+    fn from(checked: Result<(), String>) -> Self {
+        checked.map_or_else(Readiness::Unready, |()| Readiness::Ready)
+    }
+}
+
+/// Asked by every probe, so it must be cheap.
+type Check = Box<dyn Fn() -> Readiness + Send + Sync>;
 
 /// The components of the process, and how each is asked.
 #[derive(Default)]
@@ -25,37 +41,36 @@ pub struct Health {
 
 impl Health {
     /// Adds a component.
-    pub fn watch(
+    pub fn watch<R: Into<Readiness>>(
         &mut self,
         component: impl Into<String>,
-        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+        check: impl Fn() -> R + Send + Sync + 'static,
     ) {
-        self.checks.push((component.into(), Box::new(check)));
+        self.checks.push((component.into(), Box::new(move || check().into())));
     }
 
-    /// Whether all are ready, and what each says.
+    /// Whether the process should be in service, and what each component says.
     fn report(&self) -> (bool, Value) {
         let mut components = Map::new();
-        let mut all_ready = true;
+        let mut in_service = true;
         for (component, check) in &self.checks {
-            let state = match check() {
-                Ok(()) => json!({"ready": true}),
-                Err(reason) => {
-                    all_ready = false;
-                    json!({"ready": false, "reason": reason})
-                }
+            let readiness = check();
+            in_service &= !matches!(readiness, Readiness::Unready(_));
+            let state = match readiness {
+                Readiness::Ready => json!({"ready": true}),
+                Readiness::Degraded(reason) | Readiness::Unready(reason) => json!({"ready": false, "reason": reason}),
             };
             components.insert(component.clone(), state);
         }
-        (all_ready, json!({"ready": all_ready, "components": components}))
+        (in_service, json!({"ready": in_service, "components": components}))
     }
 }
 
 /// Serves until dropped, so that probes and scrapes see the process drain. `stopping` makes it not ready.
 pub async fn run(listener: TcpListener, mut health: Health, metrics: PrometheusHandle, stopping: CancellationToken) {
     health.watch("process", move || match stopping.is_cancelled() {
-        true => Err("stopping: finishing what was accepted".to_owned()),
-        false => Ok(()),
+        true => Readiness::Unready("stopping: finishing what was accepted".to_owned()),
+        false => Readiness::Ready,
     });
     let upkeep = metrics.clone();
     let keep_up = async move {
@@ -95,10 +110,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_ready_only_when_every_component_is_and_names_the_one_that_is_not() {
+    fn is_ready_unless_a_component_asks_to_be_left_alone_and_names_each_that_is_not() {
         let mut health = Health::default();
         health.watch("log", || Ok(()));
         assert!(health.report().0);
+        health.watch("processor", || Readiness::Degraded("store: open".into()));
+        let (ready, report) = health.report();
+        assert!(ready, "it stays in service");
+        let processor = &report["components"]["processor"];
+        assert_eq!((&processor["ready"], &processor["reason"]), (&false.into(), &"store: open".into()));
         health.watch("lake", || Err("bucket not reachable".into()));
         let (ready, report) = health.report();
         assert!(!ready);

@@ -3,7 +3,7 @@
 //! Everything that can be wrong with the surroundings (a port in use, no broker, no bucket, a table of another schema)
 //! is found before the first event is taken and before anything is printed.
 
-use crate::admin::{self, Health};
+use crate::admin::{self, Health, Readiness};
 use crate::config::Config;
 use crate::log;
 use crate::parts::{Parts, Stage};
@@ -110,9 +110,9 @@ impl Surroundings {
             let config = config.processor(self.datasets.len(), self.roles.gateway);
             for dataset in &self.datasets {
                 let name = format!("processor of {}", dataset.name);
-                let progress = Arc::new(Progress::default());
+                let progress = Arc::new(Progress::new(&dataset.name));
                 let (log, lake, dataset) = (Arc::clone(log), lake.clone(), dataset.clone());
-                health.watch(&name, watch(Arc::clone(&progress)));
+                health.watch(&name, watch(Arc::clone(&progress), self.roles.gateway));
                 let deps = processor::Deps { log, lake, dataset, progress };
                 parts.start(Stage::Processor, name, |stop| processor::run(config.clone(), deps, stop));
             }
@@ -141,9 +141,13 @@ impl Surroundings {
     }
 }
 
-fn watch(progress: Arc<Progress>) -> impl Fn() -> Result<(), String> {
-    move || match progress.is_ready() {
-        true => Ok(()),
-        false => Err("reading the table and joining the consumer group".to_owned()),
+/// A processor beside a gateway must not take it out of service: the log accepts while the store is down. One by itself
+/// serves nobody, so its readiness can say plainly that it does not get on.
+fn watch(progress: Arc<Progress>, beside_gateway: bool) -> impl Fn() -> Readiness {
+    move || match progress.breakers().trouble() {
+        _ if !progress.is_ready() => Readiness::Unready("reading the table and joining the consumer group".to_owned()),
+        None => Readiness::Ready,
+        Some(reason) if beside_gateway => Readiness::Degraded(reason),
+        Some(reason) => Readiness::Unready(reason),
     }
 }

@@ -7,7 +7,8 @@
 use crate::actions::{Add, Metadata};
 use crate::file::DataFile;
 use crate::state::{Keep, TableState};
-use crate::store::Lake;
+use crate::store::{self, Lake};
+use crate::table::LEAVE_THE_TABLE_ALONE;
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::Int64Type;
 use delta_kernel::engine::arrow_data::ArrowEngineData;
@@ -123,6 +124,27 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether reading again may succeed: the log may be listed while others write it, and the store may be away.
+pub(crate) fn is_retryable(err: &KernelError) -> bool {
+    advice(err).is_none()
+}
+
+/// What to do about an error that reading again does not cure.
+pub(crate) fn advice(err: &KernelError) -> Option<&'static str> {
+    match innermost(err) {
+        KernelError::Unsupported(_) | KernelError::InvalidProtocol(_) => Some(LEAVE_THE_TABLE_ALONE),
+        KernelError::ObjectStore(err) => store::advice(err),
+        _ => None,
+    }
+}
+
+fn innermost(err: &KernelError) -> &KernelError {
+    match err {
+        KernelError::Backtraced { source, .. } => innermost(source),
+        err => err,
     }
 }
 

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{BackoffConfig, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
@@ -40,18 +41,50 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        use object_store::Error as E;
-        match self {
-            StoreError::Object { source, .. } => !matches!(
-                source,
-                E::PermissionDenied { .. }
-                    | E::Unauthenticated { .. }
-                    | E::NotSupported { .. }
-                    | E::NotImplemented { .. }
-            ),
-            _ => false,
+        matches!(self, StoreError::Object { .. }) && self.advice().is_none()
+    }
+
+    /// What to do about an error that trying again does not cure, unless the message says it.
+    pub fn advice(&self) -> Option<&'static str> {
+        let StoreError::Object { operation, source, .. } = self else { return None };
+        match source {
+            // A read that finds nothing is no error, so this is a write, which S3 refuses so for want of the bucket.
+            object_store::Error::NotFound { .. } if *operation != "list" => Some(MAKE_THE_BUCKET),
+            source => advice(source),
         }
     }
+}
+
+const CHECK_CREDENTIALS: &str = "the store refuses these credentials: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY \
+     and AWS_SESSION_TOKEN, and that their policy allows s3:GetObject, s3:PutObject and s3:ListBucket under --lake";
+const MAKE_THE_BUCKET: &str = "there is no such bucket: check --lake and AWS_ENDPOINT_URL, or make the bucket again";
+const CHECK_DIRECTORY: &str =
+    "the directory of the lake cannot be written: check its owner and mode, and how its disk is mounted";
+const USE_ANOTHER_STORE: &str = "the store cannot store an object only if it is absent (If-None-Match: *), which commits \
+     stand on: use one that can";
+
+/// What to do about an error of the store; `None` for those that may pass by themselves: 5xx, time-outs, refused and
+/// lost connections, a disk that is full.
+pub(crate) fn advice(err: &object_store::Error) -> Option<&'static str> {
+    use object_store::Error as E;
+    match err {
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => Some(CHECK_CREDENTIALS),
+        E::NotSupported { .. } | E::NotImplemented { .. } => Some(USE_ANOTHER_STORE),
+        E::Generic { store: "LocalFileSystem", source } => is_denied(source.as_ref()).then_some(CHECK_DIRECTORY),
+        // A 400, and the status of an answer is known by its text alone.
+        E::Generic { source, .. } => {
+            let answer = source.to_string();
+            let refused = ["<Code>ExpiredToken</Code>", "<Code>InvalidToken</Code>"].iter().any(|c| answer.contains(c));
+            refused.then_some(CHECK_CREDENTIALS)
+        }
+        _ => None,
+    }
+}
+
+fn is_denied(err: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(err), |err| err.source());
+    let mut kinds = causes.filter_map(|err| err.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.any(|kind| matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem))
 }
 
 impl Lake {
@@ -107,9 +140,7 @@ impl Lake {
             ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(|n| std::env::var(n).ok());
         // An endpoint written with http:// is meant so; real S3 is always https.
         let plain_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-        let mut builder = AmazonS3Builder::from_env()
-            .with_url(url.as_str())
-            .with_retry(object_store::RetryConfig { retry_timeout: Duration::from_secs(30), ..Default::default() });
+        let mut builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(client_retries());
         if plain_http {
             builder = builder.with_allow_http(true);
         }
@@ -153,14 +184,29 @@ impl Lake {
     }
 }
 
+/// What the client tries again by itself: the error or lost connection that a healthy S3 answers now and then, within a
+/// second. An outage is the caller's, who knows what may wait and for how long; retries of both layers would multiply,
+/// and a caller would hear of an outage only when the client has given up.
+fn client_retries() -> RetryConfig {
+    let (init_backoff, max_backoff) = (Duration::from_millis(100), Duration::from_millis(500));
+    let backoff = BackoffConfig { init_backoff, max_backoff, base: 2.0 };
+    RetryConfig { backoff, max_retries: 2, retry_timeout: Duration::from_secs(10) }
+}
+
 /// Stores a new object under a name that nobody else uses.
 pub async fn put_new(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Object { operation: "store", path: path.to_string(), source };
     let options = PutOptions::from(PutMode::Create);
     match store.put_opts(path, PutPayload::from_bytes(bytes), options).await {
-        // The name is random, so the object is ours: the store answered an error after storing it, and the client
-        // tried again.
-        Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
-        Err(source) => Err(StoreError::Object { operation: "store", path: path.to_string(), source }),
+        Ok(_) => Ok(()),
+        // The name is random, so the object is ours, if it is there: the store answered an error after storing it, and
+        // the client tried again. S3 answers alike while an earlier try is still under way, which may yet fail.
+        Err(taken @ object_store::Error::AlreadyExists { .. }) => match store.head(path).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) => Err(failed(taken)),
+            Err(source) => Err(failed(source)),
+        },
+        Err(source) => Err(failed(source)),
     }
 }
 
@@ -184,6 +230,8 @@ fn prove_writable(directory: &std::path::Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Fault, FaultyStore, Op};
+    use object_store::memory::InMemory;
 
     #[test]
     fn reading_creates_nothing() {
@@ -195,6 +243,18 @@ mod tests {
         let lake = Lake::open(location).unwrap();
         assert_eq!(Lake::open_existing(location).unwrap().url(), lake.url());
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_object_counts_as_stored_only_if_it_is_there() {
+        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        let path = Path::from("x");
+        store.inject(Op::Put, "", Fault::Conflict, 1);
+        let err = put_new(&store, &path, Bytes::from_static(b"x")).await.unwrap_err();
+        assert!(err.is_retryable(), "{err}");
+        store.fail_after_success(Op::Put, 1);
+        assert!(put_new(&store, &path, Bytes::from_static(b"x")).await.is_err());
+        put_new(&store, &path, Bytes::from_static(b"x")).await.unwrap();
     }
 
     #[test]

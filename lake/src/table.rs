@@ -11,7 +11,7 @@
 use crate::actions::{self, Action, Add, CommitInfo, Format, Metadata, Protocol, Remove, STATS_COLUMNS, Txn};
 use crate::evolution::{Conflict, Merged, merge};
 use crate::file::DataFile;
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::layout;
 use crate::schema::TableSchema;
 use crate::state::{ForeignCommit, Keep, TableState};
@@ -88,13 +88,29 @@ pub enum TableError {
     Foreign(#[from] ForeignCommit),
 }
 
+const RESTORE_THE_LOG: &str =
+    "an object of the table's log is damaged: restore it from a backup, or choose another --lake";
+pub(crate) const LEAVE_THE_TABLE_ALONE: &str = "another program has changed the table, which only Lakehose may write: use \
+     a newer lakehose if it was one, or another --lake";
+
 impl TableError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
             TableError::Store(err) => err.is_retryable(),
-            TableError::Read { .. } => true,
+            TableError::Read { source, .. } => kernel::is_retryable(source),
             TableError::Damaged { .. } | TableError::Schema { .. } | TableError::Foreign(_) => false,
+        }
+    }
+
+    /// What to do about an error that trying again does not cure, unless the message says it.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            TableError::Store(err) => err.advice(),
+            TableError::Read { source, .. } => kernel::advice(source),
+            TableError::Damaged { .. } => Some(RESTORE_THE_LOG),
+            TableError::Schema { .. } => None,
+            TableError::Foreign(_) => Some(LEAVE_THE_TABLE_ALONE),
         }
     }
 }

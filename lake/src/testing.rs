@@ -14,6 +14,7 @@ use object_store::{
 };
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,6 +40,12 @@ pub enum Op {
 pub enum Fault {
     /// The request never arrives.
     Fail,
+    /// The credentials lack the right.
+    Deny,
+    /// The disk is full, as the local file system says it.
+    Full,
+    /// There is such an object already, says the store, and nothing is stored: S3 while an earlier try is under way.
+    Conflict,
     /// The request succeeds and its answer is lost.
     FailAfterSuccess,
     /// The request waits before it arrives.
@@ -126,10 +133,10 @@ impl Control {
     async fn run<T>(&self, op: Op, path: &Path, call: impl Future<Output = Result<T>>) -> Result<T> {
         match self.take(op, path.as_ref()) {
             None => call.await,
-            Some(Fault::Fail) => Err(injected(op, path)),
-            Some(Fault::FailAfterSuccess) => {
+            Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full | Fault::Conflict)) => Err(injected(fault, op, path)),
+            Some(fault @ Fault::FailAfterSuccess) => {
                 call.await?;
-                Err(injected(op, path))
+                Err(injected(fault, op, path))
             }
             Some(Fault::Delay(duration)) => {
                 tokio::time::sleep(duration).await;
@@ -147,13 +154,13 @@ impl Control {
         items: BoxStream<'static, Result<T>>,
     ) -> BoxStream<'static, Result<T>> {
         let items = async move {
-            let failure = futures::stream::iter([Err(injected(op, &path))]);
+            let failure = |fault| futures::stream::iter([Err(injected(fault, op, &path))]).boxed();
             match self.take(op, path.as_ref()) {
                 None => items,
-                Some(Fault::Fail) => failure.boxed(),
-                Some(Fault::FailAfterSuccess) => {
+                Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full | Fault::Conflict)) => failure(fault),
+                Some(fault @ Fault::FailAfterSuccess) => {
                     items.for_each(|_| std::future::ready(())).await;
-                    failure.boxed()
+                    failure(fault)
                 }
                 Some(Fault::Delay(duration)) => {
                     tokio::time::sleep(duration).await;
@@ -166,8 +173,17 @@ impl Control {
     }
 }
 
-fn injected(op: Op, path: &Path) -> object_store::Error {
-    object_store::Error::Generic { store: "faulty", source: format!("injected: {op:?} of {path}").into() }
+fn injected(fault: Fault, op: Op, path: &Path) -> object_store::Error {
+    let source = format!("injected: {op:?} of {path}").into();
+    match fault {
+        Fault::Deny => object_store::Error::PermissionDenied { path: path.to_string(), source },
+        Fault::Conflict => object_store::Error::AlreadyExists { path: path.to_string(), source },
+        Fault::Full => {
+            let source = io::Error::from(io::ErrorKind::StorageFull).into();
+            object_store::Error::Generic { store: "LocalFileSystem", source }
+        }
+        _ => object_store::Error::Generic { store: "faulty", source },
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

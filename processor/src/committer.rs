@@ -6,9 +6,9 @@
 //! Dead letters are committed to their own table first, with a `txn` of its own, and only those at or after it: if the
 //! process dies between the two commits, the range comes again and adds nothing (invariant I6).
 
+use crate::breaker::Breakers;
 use crate::chain::{Decision, decide};
 use crate::encode::Encoding;
-use crate::flush::Backoff;
 use crate::metrics;
 use anyhow::Context;
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
@@ -65,7 +65,7 @@ pub struct Committer {
 #[derive(Debug)]
 enum Request {
     Commit(Submission, oneshot::Sender<Verdict>),
-    Positions(Vec<i32>, oneshot::Sender<Vec<Option<i64>>>),
+    Positions(Vec<i32>, oneshot::Sender<anyhow::Result<Vec<Option<i64>>>>),
 }
 
 /// Application id under which a partition's next offset is kept.
@@ -75,7 +75,12 @@ pub fn app_id(dataset: &str, partition: i32) -> String {
 
 impl Committer {
     /// Reads the tables and starts the task, which ends with an error only if the tables cannot be written for good.
-    pub async fn start(events: Table, dead: Table, partitions: u32) -> Result<(Committer, JoinHandle<()>), TableError> {
+    pub async fn start(
+        events: Table,
+        dead: Table,
+        partitions: u32,
+        breakers: Breakers,
+    ) -> Result<(Committer, JoinHandle<()>), TableError> {
         let dataset = events.name().to_owned();
         let app_ids: Vec<String> = (0..partitions as i32).map(|partition| app_id(&dataset, partition)).collect();
         let events_state = events.load(Keep::Txns, &app_ids).await?;
@@ -95,6 +100,7 @@ impl Committer {
             dead,
             dead_state,
             dead_encoding,
+            breakers,
             held: Vec::new(),
             checkpoints: Vec::new(),
         };
@@ -123,7 +129,7 @@ impl Committer {
         let (answer, positions) = oneshot::channel();
         let stopped = "the committer has stopped";
         self.requests.send(Request::Positions(partitions, answer)).await.ok().context(stopped)?;
-        positions.await.context(stopped)
+        positions.await.context(stopped)?
     }
 }
 
@@ -136,6 +142,7 @@ struct Task {
     dead: Table,
     dead_state: TableState,
     dead_encoding: Encoding,
+    breakers: Breakers,
     held: Vec<Pending>,
     checkpoints: Vec<JoinHandle<()>>,
 }
@@ -187,21 +194,19 @@ impl Task {
     }
 
     /// Reads the table until it answers: without it nobody knows where to read on.
-    async fn positions(&mut self, partitions: &[i32]) -> Vec<Option<i64>> {
-        let mut backoff = Backoff::new();
+    async fn positions(&mut self, partitions: &[i32]) -> anyhow::Result<Vec<Option<i64>>> {
+        let mut attempts = self.breakers.commits();
         loop {
+            attempts.begin().await;
             let known = partitions.iter().all(|partition| *partition < self.partitions);
             let read =
                 if known { self.events.refresh(&mut self.events_state).await } else { self.reload(partitions).await };
-            match read {
-                Ok(()) => break,
-                Err(err) => {
-                    warn!(error = format!("{:#}", anyhow::Error::from(err)), "the table cannot be read, trying again");
-                    backoff.wait().await;
-                }
-            }
+            let Err(err) = read else { break };
+            attempts.failed(anyhow::Error::from(err).context("read the table"))?;
         }
-        partitions.iter().map(|partition| self.events_state.txn(&app_id(&self.dataset, *partition))).collect()
+        attempts.succeeded();
+        let position = |partition: &i32| self.events_state.txn(&app_id(&self.dataset, *partition));
+        Ok(partitions.iter().map(position).collect())
     }
 
     async fn reload(&mut self, partitions: &[i32]) -> Result<(), TableError> {
@@ -215,27 +220,30 @@ impl Task {
 
     /// Commits what can be, answers what is decided, keeps what must wait.
     async fn commit_held(&mut self) {
-        let mut backoff = Backoff::new();
-        while let Err(err) = self.try_commit().await {
-            let retryable = err.downcast_ref::<TableError>().is_none_or(TableError::is_retryable);
-            if !retryable {
-                let err = Arc::new(err);
-                for pending in self.held.drain(..) {
-                    let _ = pending.answer.send(Verdict::Failed(Arc::clone(&err)));
-                }
-                return;
+        let (mut attempts, mut repeated) = (self.breakers.commits(), false);
+        loop {
+            attempts.begin().await;
+            let Err(err) = self.try_commit(repeated).await else { return attempts.succeeded() };
+            if let Err(err) = attempts.failed(err) {
+                return self.give_up(Arc::new(err));
             }
             metrics::commit_retried();
-            warn!(error = format!("{err:#}"), "commit failed, trying again");
-            backoff.wait().await;
-            if let Err(err) = self.events.refresh(&mut self.events_state).await {
-                warn!(error = format!("{:#}", anyhow::Error::from(err)), "the table cannot be read");
-            }
+            repeated = true;
         }
     }
 
-    /// One attempt: decide against the state, write dead letters, commit, answer.
-    async fn try_commit(&mut self) -> anyhow::Result<()> {
+    fn give_up(&mut self, err: Arc<anyhow::Error>) {
+        for pending in self.held.drain(..) {
+            let _ = pending.answer.send(Verdict::Failed(Arc::clone(&err)));
+        }
+    }
+
+    /// One attempt: decide against the state, write dead letters, commit, answer. A repeated one reads first what became
+    /// of the one before.
+    async fn try_commit(&mut self, repeated: bool) -> anyhow::Result<()> {
+        if repeated {
+            self.events.refresh(&mut self.events_state).await.context("read the table")?;
+        }
         self.reject_stale();
         loop {
             let txns = self.next_offsets();

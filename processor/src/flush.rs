@@ -1,6 +1,7 @@
 //! Takes what buffers held to the table: encode, upload, commit. One task a flush; several may be under way, and they
 //! reach the committer in the order in which they were taken.
 
+use crate::breaker::Breakers;
 use crate::buffer::Taken;
 use crate::committer::{Committer, Submission, Verdict};
 use crate::encode::{Encoded, Encoding};
@@ -11,9 +12,9 @@ use lake::store::put_new;
 use lake::table::now_ms;
 use lake::{DataFile, OffsetRange, Table};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::oneshot;
-use tracing::{debug, warn};
+use tracing::debug;
 
 /// What flushes share.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub struct Flusher {
     pub encoding: Encoding,
     pub table: Table,
     pub committer: Committer,
+    pub breakers: Breakers,
 }
 
 /// What a flush did, for the worker to act on.
@@ -80,23 +82,18 @@ impl Flusher {
     /// memory: partitions are paused meanwhile.
     async fn upload(&self, file: &DataFile, bytes: Bytes) -> anyhow::Result<()> {
         let path = self.table.file_path(&file.path);
-        let mut backoff = Backoff::new();
+        let mut attempts = self.breakers.uploads();
         loop {
+            attempts.begin().await;
             let started = Instant::now();
-            match put_new(self.table.store().as_ref(), &path, bytes.clone()).await {
-                Ok(()) => {
-                    metrics::uploaded(file.size, started.elapsed());
-                    debug!(path = file.path, bytes = file.size, rows = file.rows(), "fragment uploaded");
-                    return Ok(());
-                }
-                Err(err) if err.is_retryable() => {
-                    metrics::upload_retried();
-                    let error = format!("{:#}", anyhow::Error::from(err));
-                    warn!(error, path = file.path, "fragment upload failed, trying again");
-                    backoff.wait().await;
-                }
-                Err(err) => return Err(anyhow::Error::from(err).context("upload a fragment")),
-            }
+            let Err(err) = put_new(self.table.store().as_ref(), &path, bytes.clone()).await else {
+                attempts.succeeded();
+                metrics::uploaded(file.size, started.elapsed());
+                debug!(path = file.path, bytes = file.size, rows = file.rows(), "fragment uploaded");
+                return Ok(());
+            };
+            attempts.failed(anyhow::Error::from(err).context("upload a fragment"))?;
+            metrics::upload_retried();
         }
     }
 }
@@ -119,25 +116,4 @@ fn encode(encoding: &Encoding, taken: Vec<Taken>, ranges: &[OffsetRange]) -> any
     };
     let encoded = if rows.is_empty() { Vec::new() } else { encoding.encode(rows, ranges, now_ms())? };
     Ok((encoded, dead))
-}
-
-/// Exponential waits with jitter, so that many processes do not come back at once.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    next: Duration,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(10);
-
-    pub(crate) fn new() -> Backoff {
-        Backoff { next: Backoff::FIRST }
-    }
-
-    pub(crate) async fn wait(&mut self) {
-        let jitter = rand::random_range(0.5..1.0);
-        tokio::time::sleep(self.next.mul_f64(jitter)).await;
-        self.next = (self.next * 2).min(Backoff::LONGEST);
-    }
 }

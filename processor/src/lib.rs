@@ -10,9 +10,15 @@
 //!    they continue what the table has (invariants I2 and I3 in `lake`).
 //! 5. Then, and only then, the consumer group hears of it, for lag tools.
 //!
+//! What goes wrong on the way is a dead letter, is tried again, or ends the process: [`failure`] says which. Retries go
+//! through a [`breaker`] of what they need.
+//!
 //! A crash between any two steps repeats work but neither loses nor doubles a row: the table alone says what is done.
 
 pub mod config;
+pub mod failure;
+pub mod circuit;
+pub mod breaker;
 pub mod worker;
 pub mod decode;
 pub mod dead;
@@ -71,7 +77,9 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> any
     let dead = Table::open_or_create(&lake, &dead_table(&dataset.name), schema::dead())
         .await
         .context("open the table of dead letters")?;
-    let (committer, committing) = Committer::start(events.clone(), dead, partitions).await.context("read the table")?;
+    let (committer, committing) = Committer::start(events.clone(), dead, partitions, progress.breakers().clone())
+        .await
+        .context("read the table")?;
     let consumer = log.consumer(&dataset.name, &group(&dataset.name)).context("join the consumer group")?;
     progress.set_ready();
     // If this future is dropped, the thread must not go on by itself.

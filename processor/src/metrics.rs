@@ -1,5 +1,6 @@
 //! The processor's series. Call sites name the fact; only this file knows the names.
 
+use crate::circuit::State;
 use lake::event::Reason;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use std::time::Duration;
@@ -39,7 +40,21 @@ pub fn describe() {
     describe_gauge!("lakehose_processor_lag_records", Unit::Count, "Records in the log that are not in the table yet");
     describe_gauge!("lakehose_processor_buffered_bytes", Unit::Bytes, "Rows in memory, buffered or on their way");
     describe_gauge!("lakehose_processor_partitions", Unit::Count, "Partitions that this member reads");
-    describe_gauge!("lakehose_processor_paused", Unit::Count, "1 while partitions are paused for want of memory");
+    describe_gauge!(
+        "lakehose_processor_breaker_state",
+        Unit::Count,
+        "By dependency (store, broker, committer): 0 closed, 1 half-open, 2 open"
+    );
+    describe_counter!(
+        "lakehose_processor_breaker_openings_total",
+        Unit::Count,
+        "Times that a dependency was found to be down"
+    );
+    describe_gauge!(
+        "lakehose_processor_paused",
+        Unit::Count,
+        "1 while partitions are paused: memory is at its bound, or a breaker is not closed"
+    );
 }
 
 pub(crate) fn records_read(count: usize) {
@@ -87,6 +102,21 @@ pub(crate) fn flush_rejected() {
 
 pub(crate) fn dead_letters_committed(count: usize) {
     counter!("lakehose_processor_dead_letters_committed_total").increment(count as u64);
+}
+
+pub(crate) fn breaker_state(dataset: &str, dependency: &'static str, state: State) {
+    let value = match state {
+        State::Closed => 0.0,
+        State::HalfOpen => 1.0,
+        State::Open => 2.0,
+    };
+    gauge!("lakehose_processor_breaker_state", "dataset" => dataset.to_owned(), "dependency" => dependency).set(value);
+}
+
+pub(crate) fn breaker_opened(dataset: &str, dependency: &'static str) {
+    let dataset = dataset.to_owned();
+    counter!("lakehose_processor_breaker_openings_total", "dataset" => dataset, "dependency" => dependency)
+        .increment(1);
 }
 
 /// What the worker holds now.

@@ -1,18 +1,38 @@
 //! What a processor has done so far, for status lines and readiness; one per dataset.
 
+use crate::breaker::Breakers;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// Counters that only this processor writes. Reading them together gives no consistent picture, nor need it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Progress {
+    breakers: Breakers,
     committed_rows: AtomicU64,
     lag: AtomicI64,
     partitions: AtomicU64,
     buffered_bytes: AtomicU64,
+    paused: AtomicBool,
     ready: AtomicBool,
 }
 
 impl Progress {
+    pub fn new(dataset: &str) -> Progress {
+        Progress {
+            breakers: Breakers::new(dataset),
+            committed_rows: AtomicU64::default(),
+            lag: AtomicI64::default(),
+            partitions: AtomicU64::default(),
+            buffered_bytes: AtomicU64::default(),
+            paused: AtomicBool::default(),
+            ready: AtomicBool::default(),
+        }
+    }
+
+    /// The breakers of what this processor needs.
+    pub fn breakers(&self) -> &Breakers {
+        &self.breakers
+    }
+
     /// Rows that this process made visible.
     pub fn committed_rows(&self) -> u64 {
         self.committed_rows.load(Ordering::Relaxed)
@@ -33,6 +53,11 @@ impl Progress {
         self.buffered_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether partitions are paused: memory is at its bound, or something is down.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
     /// Whether the tables were read and the group was joined.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
@@ -44,6 +69,10 @@ impl Progress {
 
     pub(crate) fn add_committed(&self, rows: u64) {
         self.committed_rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
     }
 
     pub(crate) fn set(&self, lag: i64, partitions: usize, buffered_bytes: usize) {

@@ -2,15 +2,18 @@
 //!
 //! Runs on a thread of its own and never waits for the store: uploads and commits are tasks whose results come back as
 //! messages. What bounds memory is that partitions are paused while too much is under way; polling goes on, so the
-//! group never thinks this member dead (invariant I7).
+//! group never thinks this member dead (invariant I7). They are paused as well while a breaker is not closed: what is
+//! read then could go nowhere.
 //!
 //! A partition is *joining* until the table has said where to read on, *reading* after that, *resetting* when a flush
 //! of it was rejected, and *releasing* while its last rows are written out before another member may read it.
 
+use crate::breaker::{Attempts, Breakers};
 use crate::buffer::{PartitionBuffer, Pushed, Taken};
 use crate::committer::{Committer, Verdict};
 use crate::config::Config;
 use crate::encode::Encoding;
+use crate::failure::in_one_line;
 use crate::flush::{Flushed, Flusher};
 use crate::metrics;
 use crate::progress::Progress;
@@ -35,6 +38,8 @@ const MAX_IN_FLIGHT: usize = 2;
 const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 /// How long to ask the log for the bounds of a partition.
 const BOUNDS_WITHIN: Duration = Duration::from_secs(5);
+/// How long a broker that is in trouble is listened to when asked whether it is back: meanwhile nothing else happens here.
+const BACK_WITHIN: Duration = Duration::from_secs(1);
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// How often the group offsets are published again: the process that committed the table may have died before it could,
 /// and Kafka forgets what it is told in the middle of a rebalance.
@@ -49,6 +54,9 @@ pub struct Worker {
     committer: Committer,
     flusher: Arc<Flusher>,
     progress: Arc<Progress>,
+    breakers: Breakers,
+    /// Questions to the broker whether it is back, since it failed.
+    questions: Option<Attempts>,
     shutdown: CancellationToken,
     partitions: BTreeMap<i32, Owned>,
     joining: BTreeSet<i32>,
@@ -93,7 +101,7 @@ struct InFlight {
 #[derive(Debug)]
 enum Message {
     Flushed(Flushed),
-    Positions(Vec<(i32, Option<i64>)>),
+    Positions(anyhow::Result<Vec<(i32, Option<i64>)>>),
 }
 
 /// How far stopping has come.
@@ -127,14 +135,17 @@ impl Worker {
             time: "time",
             order: sort::order(&dataset.spec.sort_by),
         };
+        let breakers = progress.breakers().clone();
         Worker {
             config,
             topic: dataset.name.clone(),
             plan: Arc::new(RowPlan::new(&dataset)),
             consumer,
             committer: committer.clone(),
-            flusher: Arc::new(Flusher { encoding, table, committer }),
+            flusher: Arc::new(Flusher { encoding, table, committer, breakers: breakers.clone() }),
             progress,
+            breakers,
+            questions: None,
             shutdown,
             partitions: BTreeMap::new(),
             joining: BTreeSet::new(),
@@ -156,9 +167,10 @@ impl Worker {
         loop {
             self.poll(runtime, !matches!(phase, Phase::Finishing { .. }))?;
             self.take_messages(runtime)?;
+            self.question_broker()?;
             self.start_partitions()?;
             self.release_partitions()?;
-            self.balance_memory()?;
+            self.pause_or_resume()?;
             phase = match phase {
                 Phase::Running if self.shutdown.is_cancelled() => {
                     Phase::Draining { until: Instant::now() + self.config.drain_timeout, ends: BTreeMap::new() }
@@ -216,7 +228,35 @@ impl Worker {
             Ok(Input::Revoked(partitions)) => self.begin_release(runtime, partitions)?,
             Ok(Input::Lost(partitions)) => self.lose(&partitions),
             Ok(Input::OutOfRange(partition)) => self.skip_what_is_gone(partition)?,
-            Err(err) => wait_if_retryable(err, "poll the log")?,
+            Err(err) => self.broker_failed(err, "poll the log")?,
+        }
+        Ok(())
+    }
+
+    /// Begins to ask the broker whether it is back, unless the error is one that no retry cures. Polling goes on, which
+    /// asks nothing of a broker: the log's own client does, with a backoff of its own.
+    fn broker_failed(&mut self, err: LogError, what: &'static str) -> anyhow::Result<()> {
+        // Once the broker is asked, its answers decide: what a poll says may be old.
+        if self.questions.is_none() || !err.is_retryable() {
+            let mut questions = self.breakers.questions();
+            questions.try_begin();
+            questions.failed(anyhow::Error::from(err).context(what))?;
+            self.questions = Some(questions);
+        }
+        std::thread::sleep(POLL_FOR);
+        Ok(())
+    }
+
+    fn question_broker(&mut self) -> anyhow::Result<()> {
+        let Some(questions) = &mut self.questions else { return Ok(()) };
+        if questions.try_begin() {
+            match self.consumer.bounds(0, BACK_WITHIN) {
+                Ok(_) => {
+                    questions.succeeded();
+                    self.questions = None;
+                }
+                Err(err) => questions.failed(anyhow::Error::from(err).context("ask the log whether it is back"))?,
+            }
         }
         Ok(())
     }
@@ -224,7 +264,7 @@ impl Worker {
     fn take_messages(&mut self, runtime: &Handle) -> anyhow::Result<()> {
         while let Ok(message) = self.messages.1.try_recv() {
             match message {
-                Message::Positions(positions) => self.starts.push(positions),
+                Message::Positions(positions) => self.starts.push(positions?),
                 Message::Flushed(flushed) => self.flushed(runtime, flushed)?,
             }
         }
@@ -242,19 +282,21 @@ impl Worker {
     fn ask_positions(&self, runtime: &Handle, partitions: Vec<i32>) {
         let (committer, messages) = (self.committer.clone(), self.messages.0.clone());
         runtime.spawn(async move {
-            // Without a committer there is no processor either: the worker learns it from its flushes.
-            if let Ok(positions) = committer.positions(partitions.clone()).await {
-                let _ = messages.send(Message::Positions(partitions.into_iter().zip(positions).collect()));
-            }
+            let positions = committer.positions(partitions.clone()).await;
+            let positions = positions.map(|positions| partitions.into_iter().zip(positions).collect());
+            let _ = messages.send(Message::Positions(positions));
         });
     }
 
     /// Starts reading where the table says, as soon as the log has told what it still holds. Partitions that were
     /// assigned together start together: the log takes one answer to an assignment.
     fn start_partitions(&mut self) -> anyhow::Result<()> {
+        if self.questions.is_some() {
+            return Ok(());
+        }
         for positions in std::mem::take(&mut self.starts) {
             if let Err(err) = self.start_together(&positions)? {
-                wait_if_retryable(err, "start reading")?;
+                self.broker_failed(err, "start reading")?;
                 self.starts.push(positions);
             }
         }
@@ -327,7 +369,7 @@ impl Worker {
         let bounds = match self.consumer.bounds(partition, BOUNDS_WITHIN) {
             Ok(bounds) => bounds,
             // The log says again that it is out of range.
-            Err(err) => return wait_if_retryable(err, "ask the log for its bounds"),
+            Err(err) => return self.broker_failed(err, "ask the log for its bounds"),
         };
         let Some(owned) = self.partitions.get_mut(&partition) else { return Ok(()) };
         let position = owned.buffer.position();
@@ -383,7 +425,7 @@ impl Worker {
     // Buffers become flushes.
 
     fn flush_if_due(&mut self, runtime: &Handle) {
-        if self.in_flight.len() >= MAX_IN_FLIGHT {
+        if self.in_flight.len() >= MAX_IN_FLIGHT || !self.breakers.let_flushes_through() {
             return;
         }
         let oldest = self.partitions.values().filter_map(|owned| owned.buffer.since()).min();
@@ -428,7 +470,7 @@ impl Worker {
                     }
                 }
             }
-            Verdict::Failed(err) => bail!("{err:#}"),
+            Verdict::Failed(err) => bail!(in_one_line(&err)),
         }
         self.resume_from_table(runtime);
         Ok(())
@@ -487,36 +529,36 @@ impl Worker {
         self.buffered_bytes() + self.in_flight.values().map(|flush| flush.bytes).sum::<usize>()
     }
 
-    fn balance_memory(&mut self) -> anyhow::Result<()> {
-        let (held, limit) = (self.held_bytes(), self.config.pause_above());
+    fn pause_or_resume(&mut self) -> anyhow::Result<()> {
+        let (held, limit, closed) = (self.held_bytes(), self.config.pause_above(), self.breakers.are_closed());
         let reading: Vec<i32> =
             self.partitions.iter().filter(|(_, o)| o.state != State::Releasing).map(|(p, _)| *p).collect();
-        if !self.paused && held >= limit {
+        if !self.paused && (held >= limit || !closed) {
             self.consumer.pause(&reading).context("pause partitions")?;
             self.paused = true;
-        } else if self.paused && held < limit / 4 * 3 {
+        } else if self.paused && held < limit / 4 * 3 && closed {
             self.consumer.resume(&reading).context("resume partitions")?;
             self.paused = false;
         }
+        self.progress.set_paused(self.paused);
         Ok(())
     }
 
     /// Whether everything that was in the log when stopping began is read. The log is asked once for each partition: a
     /// broker may answer only when the fetches before have waited for records in vain.
     fn caught_up(&mut self, ends: &mut BTreeMap<i32, i64>) -> anyhow::Result<bool> {
-        if !self.joining.is_empty() || self.partitions.values().any(|owned| owned.state == State::Resetting) {
+        let unsettled = !self.joining.is_empty() || self.questions.is_some();
+        if unsettled || self.partitions.values().any(|owned| owned.state == State::Resetting) {
             return Ok(false);
         }
         for (partition, owned) in &self.partitions {
-            let end = match ends
-                .get(partition)
-                .map_or_else(|| self.consumer.bounds(*partition, BOUNDS_WITHIN).map(|b| b.next), |end| Ok(*end))
-            {
-                Ok(end) => end,
-                Err(err) => return wait_if_retryable(err, "ask the log for its end").map(|()| false),
-            };
-            ends.insert(*partition, end);
-            if owned.buffer.position() < end {
+            if !ends.contains_key(partition) {
+                match self.consumer.bounds(*partition, BOUNDS_WITHIN) {
+                    Ok(bounds) => ends.insert(*partition, bounds.next),
+                    Err(err) => return self.broker_failed(err, "ask the log for its end").map(|()| false),
+                };
+            }
+            if ends.get(partition).is_some_and(|end| owned.buffer.position() < *end) {
                 return Ok(false);
             }
         }
@@ -537,13 +579,4 @@ impl Worker {
         self.progress.set(lag, self.partitions.len(), held);
         metrics::holding(&self.topic, lag, held, self.partitions.len(), self.paused);
     }
-}
-
-fn wait_if_retryable(err: LogError, what: &'static str) -> anyhow::Result<()> {
-    if !err.is_retryable() {
-        return Err(anyhow::Error::from(err).context(what));
-    }
-    warn!(error = %err, what, "the log does not answer, trying again");
-    std::thread::sleep(Duration::from_millis(200));
-    Ok(())
 }

@@ -82,7 +82,7 @@ struct Took {
 /// Runs the processor from its start to its end, with the log read to its end.
 async fn process(log: Arc<dyn Log>, lake: &Lake, dataset: &Dataset, config: processor::Config) -> anyhow::Result<Took> {
     const LONG: Duration = Duration::from_secs(3_600);
-    let (progress, shutdown) = (Arc::new(Progress::default()), CancellationToken::new());
+    let (progress, shutdown) = (Arc::new(Progress::new(&dataset.name)), CancellationToken::new());
     let config = processor::Config { drain_to_end: true, drain_timeout: LONG, ..config };
     let deps = processor::Deps { log, lake: lake.clone(), dataset: dataset.clone(), progress: Arc::clone(&progress) };
     let (began, cpu) = (Instant::now(), process_cpu());

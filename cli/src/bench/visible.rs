@@ -43,7 +43,7 @@ pub async fn run(args: &args::Visible, config: &Config, as_json: bool) -> anyhow
         log: Arc::clone(&log),
         lake: lake.clone(),
         dataset: dataset.clone(),
-        progress: Arc::new(Progress::default()),
+        progress: Arc::new(Progress::new(&dataset.name)),
     };
     let processing = tokio::spawn(processor::run(config.processor(1, true), deps, stop.clone()));
 

@@ -1,7 +1,7 @@
 //! Reads a topic of Kafka as a member of a group.
 
-use super::describe;
 use super::rebalance::{self, Event, Rebalances};
+use super::{advice, describe};
 use crate::{Bounds, Consumer, Headers, Input, LogError, MAX_BYTES_PER_POLL, MAX_RECORDS_PER_POLL, Position, Record};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -163,27 +163,37 @@ impl KafkaConsumer {
     /// What an error of librdkafka means for the caller; most of them it repairs itself.
     fn note(&mut self, err: &KafkaError) -> Result<(), LogError> {
         if matches!(err, KafkaError::MessageConsumptionFatal(_)) {
-            return Err(fatal(err.to_string()));
+            return Err(describe(READ, err));
         }
         match err.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 self.position_lost = true;
                 Ok(())
             }
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                let reason = format!("topic {} does not exist", self.topic);
-                Err(LogError::Unavailable { what: READ, reason })
-            }
-            Some(
-                RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed
-                | RDKafkaErrorCode::FencedInstanceId
-                | RDKafkaErrorCode::Fatal,
-            ) => Err(fatal(err.to_string())),
+            Some(code) if is_unknown(code) => Err(self.unknown(READ, err)),
+            Some(RDKafkaErrorCode::AllBrokersDown) => Err(describe(READ, err)),
+            Some(code) if advice(code).is_some() => Err(describe(READ, err)),
             _ => {
                 debug!(%err, "kafka consumer error");
                 Ok(())
             }
+        }
+    }
+
+    /// A broker does not know the topic: it may be learning of it, or the topic is gone for good. All topics are asked for,
+    /// because asking for one by name may make some brokers create it.
+    fn unknown(&self, what: &'static str, err: &KafkaError) -> LogError {
+        let metadata = match self.consumer.fetch_metadata(None, ANSWERS_WITHIN) {
+            Ok(metadata) => metadata,
+            Err(err) => return describe("look up a topic", &err),
+        };
+        match metadata.topics().iter().any(|topic| topic.name() == self.topic && topic.error().is_none()) {
+            true => describe(what, err),
+            false => fatal(format!(
+                "topic {} does not exist any more: somebody deleted it, and offsets of a new one start over; give the \
+                 dataset another name, or choose another --lake (the table keeps what it has)",
+                self.topic
+            )),
         }
     }
 }
@@ -300,11 +310,12 @@ impl Consumer for KafkaConsumer {
     }
 
     fn bounds(&mut self, partition: i32, timeout: Duration) -> Result<Bounds, LogError> {
-        let (first, next) = self
-            .consumer
-            .fetch_watermarks(&self.topic, partition, timeout)
-            .map_err(|err| describe("ask for the bounds of a partition", &err))?;
-        Ok(Bounds { first, next })
+        const BOUNDS: &str = "ask for the bounds of a partition";
+        match self.consumer.fetch_watermarks(&self.topic, partition, timeout) {
+            Ok((first, next)) => Ok(Bounds { first, next }),
+            Err(err) if err.rdkafka_error_code().is_some_and(is_unknown) => Err(self.unknown(BOUNDS, &err)),
+            Err(err) => Err(describe(BOUNDS, &err)),
+        }
     }
 
     fn end_offset(&self, partition: i32) -> Option<i64> {
@@ -356,6 +367,11 @@ impl Drop for KafkaConsumer {
 }
 
 const READ: &str = "read a topic";
+
+fn is_unknown(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as E;
+    matches!(code, E::UnknownTopicOrPartition | E::UnknownTopic | E::UnknownPartition)
+}
 
 fn fatal(reason: String) -> LogError {
     LogError::Fatal { what: READ, reason }

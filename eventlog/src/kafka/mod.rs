@@ -200,23 +200,31 @@ fn watch(
     spawned.map(drop).map_err(|err| LogError::Fatal { what: "start a thread of the log", reason: err.to_string() })
 }
 
-/// Sorts librdkafka's errors into those worth trying again and the others.
+/// Sorts librdkafka's errors into those worth trying again and the others, which say what to do.
 fn describe(what: &'static str, err: &KafkaError) -> LogError {
-    let reason = err.to_string();
-    let fatal = match err {
-        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) | KafkaError::Nul(_) => true,
-        err => matches!(
-            err.rdkafka_error_code(),
-            Some(
-                RDKafkaErrorCode::Authentication
-                    | RDKafkaErrorCode::SaslAuthenticationFailed
-                    | RDKafkaErrorCode::TopicAuthorizationFailed
-                    | RDKafkaErrorCode::GroupAuthorizationFailed
-                    | RDKafkaErrorCode::ClusterAuthorizationFailed
-                    | RDKafkaErrorCode::InvalidTopic
-                    | RDKafkaErrorCode::Fatal
-            )
-        ),
-    };
-    if fatal { LogError::Fatal { what, reason } } else { LogError::Unavailable { what, reason } }
+    use KafkaError as E;
+    let is_final =
+        matches!(err, E::ClientConfig(..) | E::ClientCreation(_) | E::Nul(_) | E::MessageConsumptionFatal(_));
+    match err.rdkafka_error_code().and_then(advice) {
+        Some(advice) => LogError::Fatal { what, reason: format!("{err}; {advice}") },
+        None if is_final => LogError::Fatal { what, reason: err.to_string() },
+        None => LogError::Unavailable { what, reason: err.to_string() },
+    }
+}
+
+/// What to do about an error that no retry cures; `None` for the others.
+fn advice(code: RDKafkaErrorCode) -> Option<&'static str> {
+    use RDKafkaErrorCode as E;
+    Some(match code {
+        E::Authentication | E::SaslAuthenticationFailed => {
+            "check security.protocol and the sasl.* options under [kafka] options, and the user at the brokers"
+        }
+        E::TopicAuthorizationFailed => "allow this user to describe, read and write the topic",
+        E::GroupAuthorizationFailed => "allow this user to read the consumer group, lakehose-<dataset>",
+        E::ClusterAuthorizationFailed => "allow this user IdempotentWrite on the cluster, or make the topic by hand",
+        E::FencedInstanceId => "another process has the same [kafka] group_instance_id: give each its own",
+        E::InvalidTopic => "give the dataset a name that can be one of a topic",
+        E::Fatal => "start the process again; the log lines before have the cause",
+        _ => return None,
+    })
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use eventlog::kafka::{KafkaLog, KafkaOptions};
 use eventlog::local::{LocalLog, LocalOptions};
-use eventlog::{AppendError, Consumer, Input, Log, NewRecord, Position};
+use eventlog::{AppendError, Consumer, Input, Log, LogError, NewRecord, Position};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -142,6 +142,18 @@ impl Reader {
             _ => assert!(seen.is_empty(), "{input:?} with records"),
         }
         (input, seen)
+    }
+
+    /// Polls until that fails, and has `answer` do what the input asks for.
+    pub(crate) fn fails(&mut self, answer: impl Fn(&mut dyn Consumer, Input)) -> LogError {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            match self.consumer.poll(Duration::from_millis(100), &mut |_| {}) {
+                Ok(input) => answer(self.consumer.as_mut(), input),
+                Err(refusal) => return refusal,
+            }
+        }
+        panic!("polling does not fail");
     }
 
     /// Waits for an assignment and answers it; returns the partitions.

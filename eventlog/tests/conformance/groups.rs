@@ -3,6 +3,9 @@
 use crate::bed::{Bed, PATIENCE, kafka_brokers, numbered, unique};
 use eventlog::kafka::KafkaOptions;
 use eventlog::{Consumer, Input, Position};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -243,4 +246,22 @@ fn kafka_chooses_the_partition_that_the_local_log_would() {
         assert_eq!(at.partition, eventlog::partition_for(&record.key, 5));
     }
     assert!(bed.log.health().is_ok());
+}
+
+#[test]
+fn kafka_a_reader_of_a_topic_that_is_deleted_is_told_what_to_do() {
+    let (Some(bed), Some(brokers)) = (Bed::kafka(), kafka_brokers()) else { return };
+    let topic = bed.topic(2);
+    bed.accepted(&topic, numbered(0, 10));
+    let mut reader = bed.reader(&topic, 0);
+    reader.read(10);
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    bed.block_on(admin.delete_topics(&[&topic], &AdminOptions::new())).unwrap();
+    let refusal = reader.fails(|consumer, input| {
+        if let Input::Revoked(partitions) = input {
+            consumer.release(&partitions).unwrap();
+        }
+    });
+    assert!(!refusal.is_retryable() && refusal.to_string().contains("somebody deleted it"), "{refusal}");
 }

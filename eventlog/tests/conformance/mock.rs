@@ -3,7 +3,7 @@
 
 use crate::bed::{Bed, PATIENCE, numbered, record, runtime};
 use eventlog::kafka::{KafkaLog, KafkaOptions};
-use eventlog::{AppendError, LogError, Position};
+use eventlog::{AppendError, Input, LogError, Position};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -122,4 +122,54 @@ fn a_reader_can_leave_while_the_broker_is_gone() {
     let began = Instant::now();
     reader.consumer.close().unwrap();
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_reader_hears_that_the_broker_went_and_reads_on_when_it_is_back() {
+    let cluster = cluster();
+    let bed = Bed::kafka_with(options(&cluster));
+    bed.accepted(TOPIC, numbered(0, 10));
+    let mut reader = bed.reader(TOPIC, 0);
+    reader.read(10);
+    cluster.broker_down(1).unwrap();
+    let refusal = reader.fails(|_, _| {});
+    assert!(refusal.is_retryable(), "{refusal}");
+    assert!(reader.consumer.bounds(0, Duration::from_millis(500)).unwrap_err().is_retryable());
+
+    cluster.broker_up(1).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut answers = || {
+        let asked = reader.consumer.bounds(0, Duration::from_millis(500));
+        // What was said before it was back is heard first.
+        asked.is_ok() && reader.consumer.poll(Duration::from_millis(100), &mut |_| {}).is_ok()
+    };
+    while !answers() || bed.log.health().is_err() {
+        assert!(Instant::now() < deadline, "never back");
+    }
+    bed.accepted(TOPIC, numbered(10, 20));
+    reader.read(10);
+}
+
+#[test]
+fn a_reader_that_lacks_a_right_is_told_which() {
+    for (request, error, advice) in [
+        (
+            RDKafkaApiKey::Fetch,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+            "read and write the topic",
+        ),
+        (RDKafkaApiKey::JoinGroup, RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "consumer group"),
+    ] {
+        let cluster = cluster();
+        let bed = Bed::kafka_with(options(&cluster));
+        cluster.request_errors(request, &[error; 3]);
+        let mut reader = bed.join(TOPIC, "group");
+        let refusal = reader.fails(|consumer, input| {
+            if let Input::Assigned(partitions) = input {
+                let from: Vec<Position> = partitions.iter().map(|p| Position { partition: *p, offset: 0 }).collect();
+                consumer.assign(&from).unwrap();
+            }
+        });
+        assert!(!refusal.is_retryable() && refusal.to_string().contains(advice), "{refusal}");
+    }
 }

@@ -284,3 +284,29 @@ async fn many_writers_lose_nothing() {
     assert_eq!((state.version, state.files().len()), (80, 80));
     assert!(apps.iter().all(|app| state.txn(app) == Some(19)));
 }
+
+#[tokio::test]
+async fn a_table_that_another_program_has_changed_is_left_alone_with_advice() {
+    let fixture = fixture();
+    let table = table(&fixture.lake).await;
+    let mut state = table.load(Keep::Txns, &[]).await.unwrap();
+    let protocol = Action::protocol(Protocol { min_reader_version: 99, min_writer_version: 99 });
+    let path = table.file_path(&layout::commit_path(1));
+    table.store.put(&path, actions::to_lines(&[protocol]).into()).await.unwrap();
+    for err in [table.refresh(&mut state).await.unwrap_err(), table.load(Keep::Txns, &[]).await.unwrap_err()] {
+        assert!(!err.is_retryable(), "{err:?}");
+        assert!(err.advice().unwrap().contains("another program has changed the table"), "{err:?}");
+    }
+}
+
+#[tokio::test]
+async fn rights_that_are_missing_while_the_log_is_listed_are_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, store) = crate::testing::faulty_lake(directory.path()).unwrap();
+    let table = table(&lake).await;
+    store.fail_next(crate::testing::Op::List, 1);
+    assert!(table.load(Keep::Txns, &[]).await.unwrap_err().is_retryable());
+    store.inject(crate::testing::Op::List, "", crate::testing::Fault::Deny, 1);
+    let err = table.load(Keep::Txns, &[]).await.unwrap_err();
+    assert!(!err.is_retryable() && err.advice().unwrap().contains("s3:ListBucket"), "{err:?}");
+}

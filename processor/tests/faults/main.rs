@@ -2,12 +2,14 @@
 
 mod schema_change;
 mod support;
+mod outages;
 
 use eventlog::Input;
 use lake::file::FileStats;
 use lake::table::now_ms;
 use lake::testing::{Fault, Op, faulty_lake};
 use lake::{DataFile, OffsetRange, Table, schema};
+use processor::breaker::Breakers;
 use processor::committer::{COMMIT_WITHIN, Submission, Verdict};
 use processor::{Committer, Config};
 use std::time::Duration;
@@ -179,7 +181,7 @@ async fn a_revoked_partition_is_written_out_before_it_is_released() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_stays_within_its_bound_while_the_store_is_away() {
+async fn memory_stays_within_its_bound_while_the_store_does_not_answer() {
     let directory = tempfile::tempdir().unwrap();
     let (lake, store) = faulty_lake(directory.path()).unwrap();
     let log = MemoryLog::new(2);
@@ -188,13 +190,16 @@ async fn memory_stays_within_its_bound_while_the_store_is_away() {
     let bound = config.pause_above() as u64;
     let running = start(config, &log, &lake);
     until("the processor runs", async || running.progress.partitions() == 2).await;
-    store.inject(Op::Put, "date=", Fault::Fail, usize::MAX);
+    // Errors would open a breaker before memory is full.
+    store.inject(Op::Put, "date=", Fault::Delay(Duration::from_secs(10)), usize::MAX);
     log.push_events(20_000);
+    until("memory is full", async || running.progress.is_paused()).await;
     let mut highest = 0;
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         highest = highest.max(running.progress.buffered_bytes());
     }
+    assert_eq!(running.progress.breakers().trouble(), None);
     // A poll hands out a hundred records a partition before the worker looks again.
     assert!(highest >= bound && highest < bound + 64 * 1024, "held {highest} of {bound}");
     store.heal();
@@ -228,7 +233,7 @@ async fn files_that_a_sweep_may_have_deleted_are_not_committed() {
     let (lake, _) = faulty_lake(directory.path()).unwrap();
     let events = Table::open_or_create(&lake, "events", schema::events(&dataset())).await.unwrap();
     let dead = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
-    let (committer, task) = Committer::start(events, dead, 1).await.unwrap();
+    let (committer, task) = Committer::start(events, dead, 1, Breakers::new("events")).await.unwrap();
     let submission = |end: i64, age: Duration| Submission {
         ranges: vec![OffsetRange { partition: 0, start: end - 1, end }],
         files: vec![DataFile {

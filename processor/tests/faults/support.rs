@@ -29,6 +29,10 @@ struct Shared {
     told: Vec<VecDeque<Input>>,
     released: Vec<i32>,
     hints: BTreeMap<i32, i64>,
+    /// What polls and questions for bounds answer.
+    failure: Option<fn() -> LogError>,
+    failing_polls: usize,
+    questions: usize,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +74,20 @@ impl MemoryLog {
     /// Tells the `consumer`th that joined.
     pub(crate) fn tell(&self, consumer: usize, input: Input) {
         self.shared.lock().unwrap().told[consumer].push_back(input);
+    }
+
+    /// Has polls and questions for bounds fail from now on, or no longer.
+    pub(crate) fn fail_with(&self, failure: Option<fn() -> LogError>) {
+        self.shared.lock().unwrap().failure = failure;
+    }
+
+    pub(crate) fn fail_one_poll(&self) {
+        self.shared.lock().unwrap().failing_polls = 1;
+    }
+
+    /// How often bounds were asked for.
+    pub(crate) fn questions(&self) -> usize {
+        self.shared.lock().unwrap().questions
     }
 
     pub(crate) fn released(&self) -> Vec<i32> {
@@ -129,6 +147,13 @@ struct MemoryConsumer {
 impl Consumer for MemoryConsumer {
     fn poll(&mut self, max_wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Input, LogError> {
         let mut shared = self.shared.lock().unwrap();
+        if let Some(failure) = shared.failure {
+            return Err(failure());
+        }
+        if shared.failing_polls > 0 {
+            shared.failing_polls -= 1;
+            return Err(LogError::Unavailable { what: "read a topic", reason: "a passing error".into() });
+        }
         if let Some(told) = shared.told[self.number].pop_front() {
             if let Input::Assigned(partitions) = &told {
                 self.assigned = partitions.clone();
@@ -197,7 +222,11 @@ impl Consumer for MemoryConsumer {
     }
 
     fn bounds(&mut self, partition: i32, _: Duration) -> Result<Bounds, LogError> {
-        let shared = self.shared.lock().unwrap();
+        let mut shared = self.shared.lock().unwrap();
+        shared.questions += 1;
+        if let Some(failure) = shared.failure {
+            return Err(failure());
+        }
         let log = &shared.partitions[partition as usize];
         Ok(Bounds { first: log.first, next: log.records.len() as i64 })
     }
@@ -248,7 +277,7 @@ pub(crate) fn start(config: Config, log: &MemoryLog, lake: &Lake) -> Running {
 }
 
 pub(crate) fn start_with(dataset: Dataset, config: Config, log: &MemoryLog, lake: &Lake) -> Running {
-    let (progress, stop) = (Arc::new(Progress::default()), CancellationToken::new());
+    let (progress, stop) = (Arc::new(Progress::new("events")), CancellationToken::new());
     let deps = Deps { log: Arc::new(log.clone()), lake: lake.clone(), dataset, progress: Arc::clone(&progress) };
     let task = tokio::spawn(processor::run(config, deps, stop.clone()));
     Running { progress, stop, task }

@@ -23,8 +23,7 @@ impl Broker {
 
     /// kill -9.
     pub fn kill(&self) {
-        let pid: i32 = setting(self.directory.path(), "KAFKA_PID").parse().unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        end(self.directory.path(), "KAFKA_PID");
     }
 
     /// Brings it back with what it had, at the same address.
@@ -35,20 +34,30 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        // While a test fails, this must not hide why.
-        let stop = Command::new(servers::kafka_stop()).arg(self.directory.path()).status();
-        if !stop.is_ok_and(|status| status.success()) {
-            eprintln!("the broker in {} was not stopped", self.directory.path().display());
-        }
+        stop(&servers::kafka_stop(), self.directory.path());
     }
 }
 
-fn run(script: &Path, directory: &Path) {
+pub(super) fn run(script: &Path, directory: &Path) {
     let status = Command::new(script).arg(directory).stdout(Stdio::null()).status().unwrap();
     assert!(status.success(), "{} {}: {status}", script.display(), directory.display());
 }
 
-fn setting(directory: &Path, name: &str) -> String {
+pub(super) fn stop(script: &Path, directory: &Path) {
+    let stopped = Command::new(script).arg(directory).status();
+    // While a test fails, this must not hide why.
+    if !stopped.is_ok_and(|status| status.success()) {
+        eprintln!("the server in {} was not stopped", directory.display());
+    }
+}
+
+/// kill -9 of the process that the server's settings name.
+pub(super) fn end(directory: &Path, pid: &str) {
+    let pid: i32 = setting(directory, pid).parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+pub(super) fn setting(directory: &Path, name: &str) -> String {
     let env = std::fs::read_to_string(directory.join("env")).unwrap();
     let value = env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("no {name} in {env}")).to_owned()

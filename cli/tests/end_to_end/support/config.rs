@@ -15,6 +15,8 @@ pub struct Config {
     pub columns: &'static str,
     pub brokers: Option<String>,
     pub lake: Option<String>,
+    /// Of the lake's server, if it is not the shared one.
+    pub s3_endpoint: Option<String>,
     /// Further lines of TOML: sections that are not named above.
     pub more: &'static str,
 }
@@ -32,6 +34,7 @@ impl Config {
             columns: "{ seq = 'long', temp = 'double', fw = { type = 'string', from = 'os.fw' } }",
             brokers: None,
             lake: None,
+            s3_endpoint: None,
             more: "",
         }
     }

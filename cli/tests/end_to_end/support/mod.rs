@@ -11,6 +11,7 @@ pub mod table;
 pub mod reader;
 pub mod kafka;
 pub mod broker;
+pub mod bucket;
 pub mod foreign;
 
 use std::time::{Duration, Instant};

@@ -42,7 +42,7 @@ impl Place {
 
     /// Starts a process and waits for it to say where it is.
     pub fn start(&self, command: &str) -> Lakehose {
-        Lakehose::start(command, self.path())
+        Lakehose::start(command, self)
     }
 }
 
@@ -61,7 +61,8 @@ pub struct Lakehose {
 const END_WITHIN: Duration = Duration::from_secs(60);
 
 impl Lakehose {
-    fn start(command: &str, directory: &Path) -> Lakehose {
+    fn start(command: &str, place: &Place) -> Lakehose {
+        let directory = place.path();
         let log = directory.join(super::unique(command)).with_extension("log");
         let mut process = Command::new(env!("CARGO_BIN_EXE_lakehose"));
         process.arg(command).args(["--admin", "127.0.0.1:0"]).current_dir(directory);
@@ -69,6 +70,7 @@ impl Lakehose {
             process.args(["--listen", "127.0.0.1:0"]);
         }
         process.env_clear().envs(servers::aws());
+        process.envs(place.config.s3_endpoint.iter().map(|endpoint| ("AWS_ENDPOINT_URL", endpoint)));
         process.stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap());
         let mut child = process.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -91,6 +93,13 @@ impl Lakehose {
 
     pub fn is_ready(&self) -> bool {
         http::get(&self.admin("/readyz")).is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// Why a component is not ready; `None` if it is.
+    pub fn reason(&self, component: &str) -> Option<String> {
+        let state = http::get(&self.admin("/readyz")).unwrap().json()["components"][component].take();
+        assert!(state["ready"].is_boolean(), "no component {component}");
+        state["reason"].as_str().map(str::to_owned)
     }
 
     /// A series of `/metrics`, added up over its labels; 0 if there is none.

@@ -17,6 +17,16 @@ pub fn kafka_stop() -> PathBuf {
     variable("LAKEHOSE_TEST_KAFKA_STOP").into()
 }
 
+/// The script that starts an S3 server of one's own.
+pub fn s3_start() -> PathBuf {
+    variable("LAKEHOSE_TEST_S3_START").into()
+}
+
+/// The script that stops it.
+pub fn s3_stop() -> PathBuf {
+    variable("LAKEHOSE_TEST_S3_STOP").into()
+}
+
 /// The program that answers SQL.
 pub fn duckdb() -> PathBuf {
     variable("LAKEHOSE_TEST_DUCKDB").into()
