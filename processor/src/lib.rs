@@ -16,6 +16,8 @@ pub mod config;
 pub mod worker;
 pub mod decode;
 pub mod dead;
+pub mod window;
+pub mod rebuild;
 pub mod buffer;
 pub mod encode;
 pub mod flush;
