@@ -1,11 +1,14 @@
 //! What a processor has done so far, for status lines and readiness; one per dataset.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Counters that only this processor writes. Reading them together gives no consistent picture, nor need it.
 #[derive(Debug, Default)]
 pub struct Progress {
     committed_rows: AtomicU64,
+    duplicates: AtomicU64,
+    dedup_reach_ms: AtomicU64,
     lag: AtomicI64,
     partitions: AtomicU64,
     buffered_bytes: AtomicU64,
@@ -16,6 +19,16 @@ impl Progress {
     /// Rows that this process made visible.
     pub fn committed_rows(&self) -> u64 {
         self.committed_rows.load(Ordering::Relaxed)
+    }
+
+    /// Records that were not written because their event was seen before.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates.load(Ordering::Relaxed)
+    }
+
+    /// How far back repeated events are recognised, in the partition where that is least.
+    pub fn dedup_reach(&self) -> Duration {
+        Duration::from_millis(self.dedup_reach_ms.load(Ordering::Relaxed))
     }
 
     /// Records of this member's partitions that are in the log and not yet in the table.
@@ -44,6 +57,14 @@ impl Progress {
 
     pub(crate) fn add_committed(&self, rows: u64) {
         self.committed_rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_duplicates(&self, count: u64) {
+        self.duplicates.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_dedup_reach(&self, reach: Duration) {
+        self.dedup_reach_ms.store(reach.as_millis() as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn set(&self, lag: i64, partitions: usize, buffered_bytes: usize) {

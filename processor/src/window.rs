@@ -112,7 +112,9 @@ impl Window {
         let fingerprint = self.fingerprint(device_id, id);
         let repeats = self.slices.iter().rev().any(|slice| {
             at.saturating_sub(slice.latest) <= self.span
-                && slice.find(fingerprint).is_some_and(|key| slice.time(key, self.slice).abs_diff(at) <= self.span as u64)
+                && slice
+                    .find(fingerprint)
+                    .is_some_and(|key| slice.time(key, self.slice).abs_diff(at) <= self.span as u64)
         });
         if !repeats {
             self.insert(fingerprint, at);
