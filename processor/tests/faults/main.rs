@@ -1,6 +1,7 @@
 //! What can go wrong between the log and the table, and that no row is lost or doubled by it.
 
 mod support;
+mod duplicates;
 
 use eventlog::Input;
 use lake::file::FileStats;
