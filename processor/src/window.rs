@@ -2,7 +2,7 @@
 //!
 //! A window belongs to one partition and knows of each row only a fingerprint and when it was received. Time is that of
 //! the records, not of the clock, so a backlog is treated as it would have been when it came. Keys lie in slices of
-//! time, each a hash table that is dropped whole: expiry costs nothing, and a look-up asks about ten of them.
+//! time, each a hash table that is dropped whole: expiry costs nothing, and a look-up asks a handful.
 //!
 //! Taking two events for one would lose an event, so fingerprints have 128 bits and are made with a random key that
 //! nobody outside this process knows: ids cannot be chosen to collide.
@@ -58,13 +58,17 @@ struct Key {
 }
 
 /// Slices of a window; one more is there while the oldest runs out.
-const SLICES: i64 = 8;
+const SLICES: i64 = 4;
 /// No slice takes more than this part of the memory: so much is lost when one goes early.
 const LARGEST_SLICE: usize = 4;
 /// Keys for which a new slice has room.
 const FIRST_KEYS: usize = 56;
-/// Bytes of a new slice: its table has a power of two of places, each with a byte of its own, and at most a group more.
-const FIRST_BYTES: usize = 64 * (size_of::<Key>() + 1) + 64;
+/// Bytes of a table for so many keys, at most: a power of two of places, of which one in eight stays free, each with a
+/// byte of its own, and some more at the end.
+const fn table_bytes(keys: usize) -> usize {
+    let places = (keys.div_ceil(7) * 8).next_power_of_two();
+    places * (size_of::<Key>() + 1) + 64
+}
 
 impl Secret {
     pub fn random() -> Secret {
@@ -228,10 +232,17 @@ impl Window {
                 return self.drop_until_fits(grown, last);
             }
         }
-        let index = self.drop_until_fits(FIRST_BYTES, next)?;
-        let keys = HashTable::with_capacity(FIRST_KEYS);
-        self.slices.insert(index, Slice { number, latest: i64::MIN, keys });
+        let keys = self.first_keys(next);
+        let index = self.drop_until_fits(table_bytes(keys), next)?;
+        self.slices.insert(index, Slice { number, latest: i64::MIN, keys: HashTable::with_capacity(keys) });
         Some(index)
+    }
+
+    /// For how many keys to make room at once: as many as the last slice has, so that it need not grow again and again.
+    fn first_keys(&self, index: usize) -> usize {
+        let before = index.checked_sub(1).map_or(0, |before| self.slices[before].keys.len());
+        let fits = table_bytes(before) <= self.limit / LARGEST_SLICE;
+        if fits { before.max(FIRST_KEYS) } else { FIRST_KEYS }
     }
 
     /// Drops the oldest slices until `bytes` more fit. Returns the new place of slice `index`; `None` if it would go too.

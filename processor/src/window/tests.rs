@@ -3,6 +3,8 @@ use proptest::prelude::*;
 
 const SPAN: i64 = 1_000;
 const AMPLE: usize = 1 << 20;
+/// Bytes of the smallest slice.
+const FIRST_BYTES: usize = table_bytes(FIRST_KEYS);
 
 fn window(limit: usize) -> Window {
     Window::new(Duration::from_micros(SPAN as u64), limit, Secret::random())
