@@ -5,20 +5,17 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use lake::evolution;
+use lake::reader::FileReader;
 use lake::schema::{PARTITION_COLUMN, TableSchema};
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
 use parquet::basic::Type;
-use parquet::errors::ParquetError;
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
-use std::ops::Range;
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use std::sync::Arc;
 
 /// Bytes of rows that one batch holds, about.
@@ -27,18 +24,12 @@ const BATCH_BYTES: u64 = 512 << 10;
 /// A page holds at most so many bytes when it is decompressed; it may exceed that by one value.
 const PAGE_BYTES: u64 = 1 << 20;
 
-/// The end of a file that is fetched at once: nearly every footer fits.
-const FOOTER_BYTES: u64 = 64 << 10;
-
-/// Files up to this size are fetched in one request and kept while they are open.
-const WHOLE_BYTES: u64 = 512 << 10;
-
 /// An open file. Nothing of its rows is in memory, unless the file is small.
 #[derive(Debug, Clone)]
 pub(crate) struct Input {
     /// Path inside the table.
     pub(crate) path: String,
-    reader: Reader,
+    reader: FileReader,
     metadata: ArrowReaderMetadata,
 }
 
@@ -51,10 +42,7 @@ impl Input {
         size: u64,
     ) -> Result<Input, MergeError> {
         let failed = |source| MergeError::Read { path: path.to_owned(), source };
-        let mut reader = Reader { store, location, size, whole: None };
-        if size <= WHOLE_BYTES {
-            reader.whole = Some(reader.get_bytes(0..size).await.map_err(failed)?);
-        }
+        let mut reader = FileReader::open(store, location, size).await.map_err(failed)?;
         let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(failed)?;
         Ok(Input { path: path.to_owned(), reader, metadata })
     }
@@ -86,8 +74,7 @@ impl Input {
             let pages = group.columns().iter().map(|column| column.uncompressed_size().unsigned_abs().min(PAGE_BYTES));
             stored + pages.sum::<u64>() + 3 * row_bytes(group).min(BATCH_BYTES)
         };
-        let whole = self.reader.whole.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        self.row_groups().map(of_group).max().unwrap_or_default() + whole
+        self.row_groups().map(of_group).max().unwrap_or_default() + self.reader.held()
     }
 
     /// Starts reading, from the first row. `columns` are those wanted, which the file may lack.
@@ -124,7 +111,7 @@ fn row_bytes(group: &RowGroupMetaData) -> u64 {
 pub(crate) struct Batches {
     path: String,
     columns: SchemaRef,
-    stream: ParquetRecordBatchStream<Reader>,
+    stream: ParquetRecordBatchStream<FileReader>,
 }
 
 impl Batches {
@@ -169,60 +156,4 @@ fn widen(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, ArrowError> {
         return Err(ArrowError::CastError(format!("{from} does not fit into {kind}")));
     }
     cast_with_options(column, kind, &CastOptions { safe: false, ..CastOptions::default() })
-}
-
-/// Reads ranges of an object whose size is known.
-#[derive(Debug, Clone)]
-struct Reader {
-    store: Arc<dyn ObjectStore>,
-    location: Path,
-    size: u64,
-    whole: Option<Bytes>,
-}
-
-impl Reader {
-    fn slice(&self, range: &Range<u64>) -> Option<Bytes> {
-        let whole = self.whole.as_ref()?;
-        (range.end <= whole.len() as u64).then(|| whole.slice(range.start as usize..range.end as usize))
-    }
-}
-
-impl AsyncFileReader for Reader {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        async move {
-            match self.slice(&range) {
-                Some(bytes) => Ok(bytes),
-                None => self.store.get_range(&self.location, range).await.map_err(external),
-            }
-        }
-        .boxed()
-    }
-
-    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
-        async move {
-            match ranges.iter().map(|range| self.slice(range)).collect() {
-                Some(slices) => Ok(slices),
-                None => self.store.get_ranges(&self.location, &ranges).await.map_err(external),
-            }
-        }
-        .boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
-        async move {
-            let size = self.size;
-            let reader = ParquetMetaDataReader::new()
-                .with_arrow_reader_options(options)
-                .with_prefetch_hint(Some(size.min(FOOTER_BYTES) as usize));
-            Ok(Arc::new(reader.load_and_finish(self, size).await?))
-        }
-        .boxed()
-    }
-}
-
-fn external(error: object_store::Error) -> ParquetError {
-    ParquetError::External(Box::new(error))
 }

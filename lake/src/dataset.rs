@@ -1,6 +1,7 @@
 //! A dataset: one topic, one table, and what was declared about its events.
 
 use crate::event::MAX_NAME_BYTES;
+use crate::table::DELETED_FILE_RETENTION;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use std::fmt;
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub struct DatasetSpec {
     /// How long rows are kept, by `date`; absent: for ever.
     #[serde(with = "humantime_serde")]
     pub retention: Option<Duration>,
-    /// How far back repeated event ids are recognised.
+    /// How far back repeated event ids are recognised; 0: not at all.
     #[serde(with = "humantime_serde")]
     pub dedup_window: Duration,
     /// Oldest `time` that the gateway accepts.
@@ -93,6 +94,7 @@ impl Dataset {
         dataset.check_name()?;
         dataset.check_columns()?;
         dataset.check_sort_by()?;
+        dataset.check_dedup_window()?;
         Ok(dataset)
     }
 
@@ -162,6 +164,16 @@ impl Dataset {
             }
         }
         Ok(())
+    }
+
+    /// After a restart the window is read from files, and those that were merged away are kept only for so long.
+    fn check_dedup_window(&self) -> Result<(), DatasetError> {
+        let longest = DELETED_FILE_RETENTION;
+        if self.spec.dedup_window <= longest {
+            return Ok(());
+        }
+        let longest = longest.as_secs() / 3600;
+        Err(self.invalid("dedup_window", format!("must be at most {longest}h; \"0s\" switches deduplication off")))
     }
 
     fn invalid(&self, field: &'static str, problem: impl Into<String>) -> DatasetError {
@@ -268,6 +280,13 @@ mod tests {
         assert!(problem("d", r#"{"columns":{"a":{"type":"long","from":"x..y"}}}"#).contains("from"));
         assert!(problem("d", r#"{"sort_by":["nope"]}"#).contains("nope"));
         assert!(problem("d", r#"{"partitions":0}"#).contains("partitions"));
+    }
+
+    #[test]
+    fn refuses_a_window_longer_than_the_files_it_is_read_from_are_kept() {
+        assert!(Dataset::new("d", spec(r#"{"dedup_window":"6h"}"#)).is_ok());
+        assert!(Dataset::new("d", spec(r#"{"dedup_window":"0s"}"#)).is_ok());
+        assert!(problem("d", r#"{"dedup_window":"6h 1s"}"#).contains("at most 6h"));
     }
 
     #[test]

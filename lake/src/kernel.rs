@@ -70,6 +70,26 @@ impl Kernel {
         .await
     }
 
+    /// The live files of `version` that are `wanted`; only those are kept in memory.
+    pub(crate) async fn find_files(
+        &self,
+        version: u64,
+        mut wanted: impl FnMut(&DataFile) -> bool + Send + 'static,
+    ) -> Result<Vec<DataFile>, KernelError> {
+        let kernel = self.clone();
+        blocking(move || {
+            let snapshot = kernel.snapshot(Some(version))?;
+            let mut found = Vec::new();
+            kernel.each_file(&snapshot, |file| {
+                if wanted(&file) {
+                    found.push(file);
+                }
+            })?;
+            Ok(found)
+        })
+        .await
+    }
+
     /// Writes a checkpoint and a checksum of `version`, so that readers need not read every commit before it.
     pub(crate) async fn checkpoint(&self, version: u64) -> Result<(), KernelError> {
         let kernel = self.clone();

@@ -28,6 +28,7 @@ pub mod layout;
 pub mod file;
 pub mod stats;
 pub mod parquet;
+pub mod reader;
 pub mod store;
 pub mod actions;
 pub mod state;

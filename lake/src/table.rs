@@ -228,6 +228,16 @@ impl Table {
         state.map_err(|source| TableError::Read { table: self.name.clone(), source: Box::new(source) })
     }
 
+    /// The live files of `version` that are `wanted`, without a state that would hold all of them.
+    pub async fn find_files(
+        &self,
+        version: u64,
+        wanted: impl FnMut(&DataFile) -> bool + Send + 'static,
+    ) -> Result<Vec<DataFile>, TableError> {
+        let found = self.kernel.find_files(version, wanted).await;
+        found.map_err(|source| TableError::Read { table: self.name.clone(), source: Box::new(source) })
+    }
+
     /// Brings a state to the latest version.
     pub async fn refresh(&self, state: &mut TableState) -> Result<(), TableError> {
         if state.loaded_at.elapsed() > TRUST_STATE_FOR {

@@ -40,8 +40,16 @@ impl PartitionBuffer {
         PartitionBuffer { plan, partition, start, end: start, rows, dead, since: None }
     }
 
-    /// Takes in a record, unless it was taken in before: a log may repeat some after a seek.
-    pub fn push(&mut self, topic: &str, record: &Record<'_>, made_id: &mut String, now: Instant) -> Pushed {
+    /// Takes in a record, unless it was taken in before: a log may repeat some after a seek. `repeats` tells of a device,
+    /// an id that it gave and when that was received whether it was seen before; only then is it asked.
+    pub fn push(
+        &mut self,
+        topic: &str,
+        record: &Record<'_>,
+        made_id: &mut String,
+        now: Instant,
+        repeats: impl FnOnce(&str, &str, i64) -> bool,
+    ) -> Pushed {
         if record.offset < self.end {
             return Pushed::Repeated;
         }
@@ -49,10 +57,14 @@ impl PartitionBuffer {
         self.since.get_or_insert(now);
         match decode(record) {
             Outcome::Row(event) => {
+                let received_at = received_at(record);
+                if event.id.as_deref().is_some_and(|id| repeats(&event.device_id, id, received_at)) {
+                    return Pushed::Duplicate;
+                }
                 let meta = RowMeta {
                     partition: record.partition,
                     offset: record.offset,
-                    received_at: received_at(record),
+                    received_at,
                     // Made only for events that bring none.
                     id: if event.id.is_some() { "" } else { id_of(record, made_id) },
                 };
@@ -117,6 +129,9 @@ impl PartitionBuffer {
 pub enum Pushed {
     Row,
     Dead(lake::event::Reason),
+    /// The event is in the table, or on its way there, with another offset.
+    Duplicate,
+    /// The same offset again.
     Repeated,
 }
 
@@ -140,7 +155,7 @@ mod tests {
             value: Some(value.as_bytes()),
             headers: Headers::from_pairs(&[]),
         };
-        buffer.push("events", &record, &mut String::new(), Instant::now())
+        buffer.push("events", &record, &mut String::new(), Instant::now(), |_, id, _| id == "seen")
     }
 
     const EVENT: &str = r#"{"device_id":"d"}"#;
@@ -167,6 +182,26 @@ mod tests {
         buffer.take();
         assert_eq!(push(&mut buffer, 0, EVENT), Pushed::Repeated);
         assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn an_event_that_was_seen_is_no_row_but_part_of_the_range() {
+        let mut buffer = buffer(0);
+        assert_eq!(push(&mut buffer, 0, r#"{"device_id":"d","id":"seen"}"#), Pushed::Duplicate);
+        assert_eq!(push(&mut buffer, 1, r#"{"device_id":"d","id":"new"}"#), Pushed::Row);
+        assert!(matches!(push(&mut buffer, 2, r#"{"device_id":7,"id":"seen"}"#), Pushed::Dead(_)));
+        let taken = buffer.take().unwrap();
+        assert_eq!(taken.range, OffsetRange { partition: 3, start: 0, end: 3 });
+        assert_eq!((taken.rows.len(), taken.dead.len()), (1, 1));
+    }
+
+    #[test]
+    fn only_ids_that_events_bring_themselves_are_looked_up() {
+        let headers = Headers::from_pairs(&[("id", Some(b"made by the gateway"))]);
+        let value = Some(EVENT.as_bytes());
+        let record = Record { partition: 3, offset: 0, timestamp_ms: 0, key: None, value, headers };
+        let asked = |_: &str, _: &str, _: i64| panic!("asked for an id that was made");
+        assert_eq!(buffer(0).push("events", &record, &mut String::new(), Instant::now(), asked), Pushed::Row);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub flush: FlushConfig,
-    /// Memory for rows: buffered, being encoded, on their way to the store.
+    /// Memory for rows, buffered, being encoded, on their way to the store, and for deduplication windows.
     pub memory: ByteSize,
     /// Whether to read the log to its end before stopping: when its producer stopped first, in the same process.
     pub drain_to_end: bool,
@@ -48,15 +48,27 @@ impl Default for FlushConfig {
 /// file is encoded, and the file itself until the store has it. Measured at 2.2 to 2.8 times the rows.
 const OVERHEAD: u64 = 3;
 
+/// Deduplication windows may take one part in so many of the memory; the rest is for rows.
+const WINDOWS: u64 = 4;
+
 impl Config {
+    /// Bytes that the deduplication windows of all partitions may take together.
+    pub fn window_bytes(&self) -> usize {
+        (self.memory.as_u64() / WINDOWS) as usize
+    }
+
+    fn row_memory(&self) -> u64 {
+        self.memory.as_u64() - self.memory.as_u64() / WINDOWS
+    }
+
     /// Bytes of rows, buffered and in flight, at which partitions are paused.
     pub fn pause_above(&self) -> usize {
-        (self.memory.as_u64() / OVERHEAD) as usize
+        (self.row_memory() / OVERHEAD) as usize
     }
 
     /// Bytes of buffered rows at which they are flushed: what is asked for, or what lets two flushes and the next
     /// buffer fit into memory.
     pub fn flush_above(&self) -> usize {
-        (self.flush.bytes.as_u64()).min(self.memory.as_u64() / OVERHEAD / 2) as usize
+        (self.flush.bytes.as_u64()).min(self.row_memory() / OVERHEAD / 2) as usize
     }
 }

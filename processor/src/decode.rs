@@ -52,6 +52,12 @@ pub fn id_of<'a>(record: &Record<'a>, made: &'a mut String) -> &'a str {
     }
 }
 
+/// Whether `id` was made of the row's place in the log, so that no other event can have it.
+pub fn is_made_id(id: &str, partition: i32, offset: i64) -> bool {
+    let place = id.strip_prefix("kafka-").and_then(|place| place.split_once('-'));
+    place.is_some_and(|(p, o)| p.parse() == Ok(partition) && o.parse() == Ok(offset))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +83,7 @@ mod tests {
         assert!(matches!(decode(&record), Outcome::Row(event) if event.device_id == "d"));
         assert_eq!(received_at(&record), 1_000_000);
         assert_eq!(id_of(&record, &mut String::new()), "kafka-2-7");
+        assert!(is_made_id("kafka-2-7", 2, 7) && !is_made_id("kafka-2-7", 2, 8) && !is_made_id("2-7", 2, 7));
     }
 
     #[test]

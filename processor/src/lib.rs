@@ -3,7 +3,9 @@
 //! The life of a record:
 //!
 //! 1. [`worker`] polls it from the log, on a thread of its own. Where to read from was asked of the table.
-//! 2. [`decode`] makes it a row, or a dead letter with its reason; both go to the [`buffer`] of its partition.
+//! 2. [`decode`] makes it a row, or a dead letter with its reason; both go to the [`buffer`] of its partition. An event
+//!    that the partition's [`window`] has seen before is only counted. What the window knows at the start is read from
+//!    the table by [`rebuild`].
 //! 3. When the buffers are large or old, [`encode`] sorts the rows and writes one Parquet file per date, and
 //!    [`flush`] uploads them.
 //! 4. [`committer`] makes the files visible and moves the offsets in one commit of the table, if [`chain`] says that
@@ -22,6 +24,8 @@ pub mod breaker;
 pub mod worker;
 pub mod decode;
 pub mod dead;
+pub mod window;
+pub mod rebuild;
 pub mod buffer;
 pub mod encode;
 pub mod flush;

@@ -13,6 +13,16 @@ pub fn describe() {
     describe_counter!("lakehose_processor_records_read_total", Unit::Count, "Records read from the log");
     describe_counter!("lakehose_processor_records_dead_total", Unit::Count, "Records that are not events, by reason");
     describe_counter!(
+        "lakehose_processor_duplicates_total",
+        Unit::Count,
+        "Records not written because their event was seen within the deduplication window"
+    );
+    describe_gauge!(
+        "lakehose_processor_dedup_window_seconds",
+        Unit::Seconds,
+        "How far back repeated events are recognised, in the partition where that is least; less than configured for want of memory"
+    );
+    describe_counter!(
         "lakehose_processor_dead_letters_committed_total",
         Unit::Count,
         "Rows added to the dead-letter table"
@@ -63,6 +73,14 @@ pub(crate) fn records_read(count: usize) {
 
 pub(crate) fn record_dead(reason: Reason) {
     counter!("lakehose_processor_records_dead_total", "reason" => reason.as_str()).increment(1);
+}
+
+pub(crate) fn duplicates(dataset: &str, count: u64) {
+    counter!("lakehose_processor_duplicates_total", "dataset" => dataset.to_owned()).increment(count);
+}
+
+pub(crate) fn dedup_window(dataset: &str, reach: Duration) {
+    gauge!("lakehose_processor_dedup_window_seconds", "dataset" => dataset.to_owned()).set(reach.as_secs_f64());
 }
 
 pub(crate) fn records_gone(count: i64) {

@@ -2,12 +2,15 @@
 
 use crate::breaker::Breakers;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Counters that only this processor writes. Reading them together gives no consistent picture, nor need it.
 #[derive(Debug)]
 pub struct Progress {
     breakers: Breakers,
     committed_rows: AtomicU64,
+    duplicates: AtomicU64,
+    dedup_reach_ms: AtomicU64,
     lag: AtomicI64,
     partitions: AtomicU64,
     buffered_bytes: AtomicU64,
@@ -20,6 +23,8 @@ impl Progress {
         Progress {
             breakers: Breakers::new(dataset),
             committed_rows: AtomicU64::default(),
+            duplicates: AtomicU64::default(),
+            dedup_reach_ms: AtomicU64::default(),
             lag: AtomicI64::default(),
             partitions: AtomicU64::default(),
             buffered_bytes: AtomicU64::default(),
@@ -36,6 +41,16 @@ impl Progress {
     /// Rows that this process made visible.
     pub fn committed_rows(&self) -> u64 {
         self.committed_rows.load(Ordering::Relaxed)
+    }
+
+    /// Records that were not written because their event was seen before.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates.load(Ordering::Relaxed)
+    }
+
+    /// How far back repeated events are recognised, in the partition where that is least.
+    pub fn dedup_reach(&self) -> Duration {
+        Duration::from_millis(self.dedup_reach_ms.load(Ordering::Relaxed))
     }
 
     /// Records of this member's partitions that are in the log and not yet in the table.
@@ -73,6 +88,14 @@ impl Progress {
 
     pub(crate) fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_duplicates(&self, count: u64) {
+        self.duplicates.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_dedup_reach(&self, reach: Duration) {
+        self.dedup_reach_ms.store(reach.as_millis() as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn set(&self, lag: i64, partitions: usize, buffered_bytes: usize) {

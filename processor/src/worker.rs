@@ -5,8 +5,9 @@
 //! group never thinks this member dead (invariant I7). They are paused as well while a breaker is not closed: what is
 //! read then could go nowhere.
 //!
-//! A partition is *joining* until the table has said where to read on, *reading* after that, *resetting* when a flush
-//! of it was rejected, and *releasing* while its last rows are written out before another member may read it.
+//! A partition is *joining* until the table has said where to read on and what was seen before, *reading* after that,
+//! *resetting* when a flush of it was rejected, and *releasing* while its last rows are written out before another
+//! member may read it.
 
 use crate::breaker::{Attempts, Breakers};
 use crate::buffer::{PartitionBuffer, Pushed, Taken};
@@ -17,17 +18,20 @@ use crate::failure::in_one_line;
 use crate::flush::{Flushed, Flusher};
 use crate::metrics;
 use crate::progress::Progress;
+use crate::rebuild::Rebuilder;
+use crate::window::Window;
 use anyhow::{Context, bail};
 use eventlog::{Consumer, Input, LogError, Position};
 use lake::batch::RowPlan;
 use lake::dataset::Dataset;
+use lake::table::now_ms;
 use lake::{OffsetRange, Table, sort};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
 /// Longest wait of a poll: how late the loop may notice a finished flush or the time for the next.
@@ -62,7 +66,10 @@ pub struct Worker {
     joining: BTreeSet<i32>,
     releases: Vec<Release>,
     /// Positions to start from, as they were asked for together, until the log has told its bounds.
-    starts: Vec<Vec<(i32, Option<i64>)>>,
+    starts: Vec<Vec<Start>>,
+    /// Partitions of which the position is being asked for.
+    asked: BTreeSet<i32>,
+    dedup: Option<Dedup>,
     in_flight: BTreeMap<u64, InFlight>,
     next_flush: u64,
     last_turn: Option<oneshot::Receiver<()>>,
@@ -72,9 +79,29 @@ pub struct Worker {
     hinted: Instant,
 }
 
+/// How repeated events are recognised, if they are.
+#[derive(Debug)]
+struct Dedup {
+    span: Duration,
+    rebuilder: Rebuilder,
+    /// Ends the rebuilding of windows that nobody will ask.
+    ended: DropGuard,
+    warned: bool,
+}
+
+/// Where to read on, and what was seen before.
+#[derive(Debug)]
+struct Start {
+    partition: i32,
+    /// `None` for a partition that the table does not know.
+    position: Option<i64>,
+    window: Option<Window>,
+}
+
 #[derive(Debug)]
 struct Owned {
     buffer: PartitionBuffer,
+    window: Option<Window>,
     committed: i64,
     state: State,
 }
@@ -101,7 +128,7 @@ struct InFlight {
 #[derive(Debug)]
 enum Message {
     Flushed(Flushed),
-    Positions(anyhow::Result<Vec<(i32, Option<i64>)>>),
+    Starts(anyhow::Result<Vec<Start>>),
 }
 
 /// How far stopping has come.
@@ -136,6 +163,13 @@ impl Worker {
             order: sort::order(&dataset.spec.sort_by),
         };
         let breakers = progress.breakers().clone();
+        let span = dataset.spec.dedup_window;
+        let dedup = (!span.is_zero()).then(|| Dedup {
+            span,
+            rebuilder: Rebuilder::new(table.clone(), span, breakers.clone()),
+            ended: CancellationToken::new().drop_guard(),
+            warned: false,
+        });
         Worker {
             config,
             topic: dataset.name.clone(),
@@ -151,6 +185,8 @@ impl Worker {
             joining: BTreeSet::new(),
             releases: Vec::new(),
             starts: Vec::new(),
+            asked: BTreeSet::new(),
+            dedup,
             in_flight: BTreeMap::new(),
             next_flush: 0,
             last_turn: None,
@@ -210,6 +246,9 @@ impl Worker {
     /// Polls once; records are left alone unless `take_in`, for polling must go on while the last ones are written out.
     fn poll(&mut self, runtime: &Handle, take_in: bool) -> anyhow::Result<()> {
         let now = Instant::now();
+        // A record that was received later was so by a clock that is ahead; it must not push the others out.
+        let latest = now_ms() * 1_000 + POLL_FOR.as_micros() as i64;
+        let mut duplicates = 0;
         let (partitions, topic) = (&mut self.partitions, &self.topic);
         let mut made_id = String::new();
         let input = self.consumer.poll(POLL_FOR, &mut |record| {
@@ -217,10 +256,20 @@ impl Worker {
             if owned.state != State::Reading || !take_in {
                 return;
             }
-            if let Pushed::Dead(reason) = owned.buffer.push(topic, &record, &mut made_id, now) {
-                metrics::record_dead(reason);
+            let Owned { buffer, window, .. } = owned;
+            let repeats = |device_id: &str, id: &str, at: i64| {
+                window.as_mut().is_some_and(|window| window.repeats(device_id, id, at.min(latest)))
+            };
+            match buffer.push(topic, &record, &mut made_id, now, repeats) {
+                Pushed::Dead(reason) => metrics::record_dead(reason),
+                Pushed::Duplicate => duplicates += 1,
+                Pushed::Row | Pushed::Repeated => {}
             }
         });
+        if duplicates > 0 {
+            self.progress.add_duplicates(duplicates);
+            metrics::duplicates(&self.topic, duplicates);
+        }
         match input {
             Ok(Input::Idle) => {}
             Ok(Input::Records(count)) => metrics::records_read(count),
@@ -264,7 +313,11 @@ impl Worker {
     fn take_messages(&mut self, runtime: &Handle) -> anyhow::Result<()> {
         while let Ok(message) = self.messages.1.try_recv() {
             match message {
-                Message::Positions(positions) => self.starts.push(positions?),
+                Message::Starts(starts) => {
+                    let starts = starts?;
+                    self.asked.retain(|partition| !starts.iter().any(|start| start.partition == *partition));
+                    self.starts.push(starts);
+                }
                 Message::Flushed(flushed) => self.flushed(runtime, flushed)?,
             }
         }
@@ -279,13 +332,41 @@ impl Worker {
         self.ask_positions(runtime, partitions);
     }
 
-    fn ask_positions(&self, runtime: &Handle, partitions: Vec<i32>) {
+    /// Asks the table where to read on, and reads from it what was seen before.
+    fn ask_positions(&mut self, runtime: &Handle, partitions: Vec<i32>) {
+        self.asked.extend(&partitions);
+        let limit = self.share_window_memory();
         let (committer, messages) = (self.committer.clone(), self.messages.0.clone());
+        let dedup = self.dedup.as_ref().map(|dedup| (dedup.rebuilder.clone(), dedup.ended.token().clone()));
         runtime.spawn(async move {
-            let positions = committer.positions(partitions.clone()).await;
-            let positions = positions.map(|positions| partitions.into_iter().zip(positions).collect());
-            let _ = messages.send(Message::Positions(positions));
+            let asked = async {
+                let positions = committer.positions(partitions.clone()).await?;
+                // It must be free to end while windows wait for the store.
+                drop(committer);
+                let positions: Vec<(i32, Option<i64>)> = partitions.into_iter().zip(positions).collect();
+                // After the positions, so that every row below them is in the version that is read.
+                let mut windows = match dedup {
+                    None => BTreeMap::new(),
+                    Some((rebuilder, ended)) => {
+                        match ended.run_until_cancelled(rebuilder.windows(&positions, limit)).await {
+                            Some(windows) => windows?,
+                            None => return Ok(Vec::new()),
+                        }
+                    }
+                };
+                let start = |(partition, position)| Start { partition, position, window: windows.remove(&partition) };
+                Ok(positions.into_iter().map(start).collect())
+            };
+            let _ = messages.send(Message::Starts(asked.await));
         });
+    }
+
+    /// Divides the memory for windows among all partitions, also those that are joining; returns what one may take.
+    fn share_window_memory(&mut self) -> usize {
+        let limit = self.config.window_bytes() / (self.partitions.len() + self.joining.len()).max(1);
+        let windows = self.partitions.values_mut().filter_map(|owned| owned.window.as_mut());
+        windows.for_each(|window| window.set_limit(limit));
+        limit
     }
 
     /// Starts reading where the table says, as soon as the log has told what it still holds. Partitions that were
@@ -294,18 +375,18 @@ impl Worker {
         if self.questions.is_some() {
             return Ok(());
         }
-        for positions in std::mem::take(&mut self.starts) {
-            if let Err(err) = self.start_together(&positions)? {
+        for mut starts in std::mem::take(&mut self.starts) {
+            if let Err(err) = self.start_together(&mut starts)? {
                 self.broker_failed(err, "start reading")?;
-                self.starts.push(positions);
+                self.starts.push(starts);
             }
         }
         Ok(())
     }
 
-    fn start_together(&mut self, positions: &[(i32, Option<i64>)]) -> anyhow::Result<Result<(), LogError>> {
+    fn start_together(&mut self, starts: &mut [Start]) -> anyhow::Result<Result<(), LogError>> {
         let (mut buffers, mut assign, mut seek) = (Vec::new(), Vec::new(), Vec::new());
-        for &(partition, position) in positions {
+        for &mut Start { partition, position, ref mut window } in starts {
             let joining = self.joining.contains(&partition);
             let resetting = self.partitions.get(&partition).is_some_and(|owned| owned.state == State::Resetting);
             if !joining && !resetting {
@@ -325,7 +406,7 @@ impl Worker {
             } else {
                 seek.push(from)
             }
-            buffers.push((start, gone, buffer));
+            buffers.push((start, gone, buffer, window));
         }
         let started = match assign.is_empty() {
             true => Ok(()),
@@ -334,7 +415,7 @@ impl Worker {
         if let Err(err) = started.and_then(|()| seek.into_iter().try_for_each(|to| self.consumer.seek(to))) {
             return Ok(Err(err));
         }
-        for (start, gone, buffer) in buffers {
+        for (start, gone, buffer, window) in buffers {
             let partition = buffer.partition();
             self.count_gone(partition, start, gone);
             if self.paused {
@@ -342,8 +423,10 @@ impl Worker {
             }
             debug!(partition, offset = buffer.position(), "reading");
             self.joining.remove(&partition);
-            self.partitions.insert(partition, Owned { buffer, committed: start, state: State::Reading });
+            let owned = Owned { buffer, window: window.take(), committed: start, state: State::Reading };
+            self.partitions.insert(partition, owned);
         }
+        self.share_window_memory();
         Ok(Ok(()))
     }
 
@@ -420,6 +503,7 @@ impl Worker {
     fn forget(&mut self, partitions: &[i32]) {
         self.partitions.retain(|partition, _| !partitions.contains(partition));
         self.joining.retain(|partition| !partitions.contains(partition));
+        self.share_window_memory();
     }
 
     // Buffers become flushes.
@@ -467,6 +551,8 @@ impl Worker {
                     {
                         owned.state = State::Resetting;
                         owned.buffer.take();
+                        // It knows rows that are not in the table.
+                        owned.window = None;
                     }
                 }
             }
@@ -510,10 +596,12 @@ impl Worker {
     /// Asks where to read on, for partitions of which a flush was rejected, once none of theirs is under way.
     fn resume_from_table(&mut self, runtime: &Handle) {
         let busy: BTreeSet<i32> = self.in_flight.values().flat_map(|flush| flush.partitions.iter().copied()).collect();
-        let waiting: BTreeSet<i32> = self.starts.iter().flatten().map(|(partition, _)| *partition).collect();
+        let waiting: BTreeSet<i32> = self.starts.iter().flatten().map(|start| start.partition).collect();
         let resetting = self.partitions.iter().filter(|(_, owned)| owned.state == State::Resetting);
-        let ready: Vec<i32> =
-            resetting.map(|(p, _)| *p).filter(|p| !busy.contains(p) && !waiting.contains(p)).collect();
+        let ready: Vec<i32> = resetting
+            .map(|(p, _)| *p)
+            .filter(|p| ![&busy, &waiting, &self.asked].iter().any(|s| s.contains(p)))
+            .collect();
         if !ready.is_empty() {
             self.ask_positions(runtime, ready);
         }
@@ -578,5 +666,19 @@ impl Worker {
         let held = self.held_bytes();
         self.progress.set(lag, self.partitions.len(), held);
         metrics::holding(&self.topic, lag, held, self.partitions.len(), self.paused);
+        self.report_window();
+    }
+
+    fn report_window(&mut self) {
+        let Some(dedup) = &mut self.dedup else { return };
+        let windows = self.partitions.values().filter_map(|owned| owned.window.as_ref());
+        let reach = windows.map(Window::reaches_back).min().unwrap_or(dedup.span);
+        self.progress.set_dedup_reach(reach);
+        metrics::dedup_window(&self.topic, reach);
+        if reach < dedup.span && !dedup.warned {
+            dedup.warned = true;
+            let (limit, configured) = (self.config.window_bytes(), dedup.span);
+            warn!(?reach, ?configured, limit, "the deduplication window is shorter for want of memory");
+        }
     }
 }

@@ -8,7 +8,25 @@ use crate::support::table::Table;
 use crate::support::{PATIENCE, wait_for};
 use std::time::Duration;
 
+const DUPLICATES: &str = "lakehose_processor_duplicates_total";
 const FILES_REPLACED: &str = "lakehose_compactor_files_replaced_total";
+
+#[test]
+fn a_batch_sent_again_after_kill_9_is_in_the_table_once() {
+    let place = Place::new(Config { flush_every: "300ms", ..Config::new("again") });
+    let size = Size { devices: 3, events_per_device: 100, batch: 50, pause: Duration::ZERO };
+    let mut up = place.start("up");
+    let mut table = Table::new(up.table(&place.config.dataset));
+    let ledger = Fleet::start(up.gateway(), size, 0).finish();
+    wait_for("everything in the table", PATIENCE, || (table.count() == size.total()).then_some(()));
+    up.kill();
+    up = place.start("up");
+    Fleet::start(up.gateway(), size, 0).finish();
+    wait_for("duplicates found", PATIENCE, || (up.metric(DUPLICATES) == size.total() as f64).then_some(()));
+    up.stop();
+    assert_eq!(table.count(), size.total());
+    assert_eq!(ledger.acknowledged(), size.total());
+}
 
 #[test]
 fn kill_9_loses_nothing_and_doubles_nothing() {

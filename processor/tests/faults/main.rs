@@ -1,8 +1,9 @@
 //! What can go wrong between the log and the table, and that no row is lost or doubled by it.
 
-mod schema_change;
 mod support;
 mod outages;
+mod duplicates;
+mod schema_change;
 
 use eventlog::Input;
 use lake::file::FileStats;

@@ -1,12 +1,15 @@
 //! A log in memory whose consumers do as they are told, and a reader of all rows of a table.
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
 use eventlog::{AppendError, Bounds, Consumer, Headers, Input, Log, LogError, NewRecord, Position, Record};
 use futures::future::BoxFuture;
 use lake::dataset::{Dataset, DatasetSpec};
-use lake::{Keep, Lake, Table, TableState, schema};
+use lake::parquet::FileWriter;
+use lake::store::put_new;
+use lake::table::now_ms;
+use lake::{Change, DataFile, Keep, Lake, Outcome, Table, TableState, layout, range, schema};
 use object_store::ObjectStoreExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use processor::{Config, Deps, FlushConfig, Progress};
@@ -16,7 +19,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Every consumer of this log is assigned every partition at once: the worst that a broken group could do.
+/// Every consumer of this log is assigned every partition at once, the worst that a broken group could do, unless it
+/// [lets them wait](MemoryLog::let_consumers_wait).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MemoryLog {
     shared: Arc<Mutex<Shared>>,
@@ -27,6 +31,7 @@ struct Shared {
     partitions: Vec<Partition>,
     /// What consumers are told, in the order in which they joined.
     told: Vec<VecDeque<Input>>,
+    waiting: bool,
     released: Vec<i32>,
     hints: BTreeMap<i32, i64>,
     /// What polls and questions for bounds answer.
@@ -38,7 +43,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Partition {
     first: i64,
-    records: Vec<Bytes>,
+    /// With their time-stamps.
+    records: Vec<(Bytes, i64)>,
 }
 
 impl MemoryLog {
@@ -50,20 +56,28 @@ impl MemoryLog {
 
     /// Appends a record as any producer might.
     pub(crate) fn push(&self, partition: usize, value: impl Into<Bytes>) {
-        self.shared.lock().unwrap().partitions[partition].records.push(value.into());
+        self.push_at(partition, value, 1_000);
+    }
+
+    /// The same with a time-stamp, in milliseconds.
+    pub(crate) fn push_at(&self, partition: usize, value: impl Into<Bytes>, timestamp_ms: i64) {
+        self.shared.lock().unwrap().partitions[partition].records.push((value.into(), timestamp_ms));
     }
 
     /// Appends `count` events of one device to each partition.
     pub(crate) fn push_events(&self, count: usize) {
-        let partitions = self.shared.lock().unwrap().partitions.len();
-        for n in 0..count {
-            for partition in 0..partitions {
-                self.push(
-                    partition,
-                    format!(r#"{{"device_id":"d{partition}","id":"{partition}-{n}","data":{{"n":{n}}}}}"#),
-                );
+        let mut shared = self.shared.lock().unwrap();
+        for (number, partition) in shared.partitions.iter_mut().enumerate() {
+            for n in partition.records.len()..partition.records.len() + count {
+                let event = format!(r#"{{"device_id":"d{number}","id":"{number}-{n}","data":{{"n":{n}}}}}"#);
+                partition.records.push((event.into(), 1_000));
             }
         }
+    }
+
+    /// Consumers that join from now on are assigned nothing until they are told.
+    pub(crate) fn let_consumers_wait(&self) {
+        self.shared.lock().unwrap().waiting = true;
     }
 
     /// Deletes records as retention would.
@@ -88,6 +102,11 @@ impl MemoryLog {
     /// How often bounds were asked for.
     pub(crate) fn questions(&self) -> usize {
         self.shared.lock().unwrap().questions
+    }
+
+    /// The next offset of each partition.
+    pub(crate) fn ends(&self) -> Vec<i64> {
+        self.shared.lock().unwrap().partitions.iter().map(|partition| partition.records.len() as i64).collect()
     }
 
     pub(crate) fn released(&self) -> Vec<i32> {
@@ -116,7 +135,8 @@ impl Log for MemoryLog {
     fn consumer(&self, _: &str, _: &str) -> Result<Box<dyn Consumer>, LogError> {
         let mut shared = self.shared.lock().unwrap();
         let all = (0..shared.partitions.len() as i32).collect();
-        shared.told.push(VecDeque::from([Input::Assigned(all)]));
+        let told = if shared.waiting { VecDeque::new() } else { VecDeque::from([Input::Assigned(all)]) };
+        shared.told.push(told);
         let number = shared.told.len() - 1;
         Ok(Box::new(MemoryConsumer {
             shared: Arc::clone(&self.shared),
@@ -169,13 +189,13 @@ impl Consumer for MemoryConsumer {
             if *position < log.first {
                 return Ok(Input::OutOfRange(*partition));
             }
-            for value in log.records.iter().skip(*position as usize).take(100) {
+            for (value, timestamp_ms) in log.records.iter().skip(*position as usize).take(100) {
                 let value = (!value.is_empty()).then_some(&value[..]);
                 let headers = Headers::from_pairs(&[]);
                 sink(Record {
                     partition: *partition,
                     offset: *position,
-                    timestamp_ms: 1_000,
+                    timestamp_ms: *timestamp_ms,
                     key: None,
                     value,
                     headers,
@@ -197,6 +217,7 @@ impl Consumer for MemoryConsumer {
         answered.sort();
         assert_eq!(answered, self.assigned, "an assignment is answered as a whole");
         self.positions.extend(from.iter().map(|position| (position.partition, position.offset)));
+        self.paused.retain(|partition| !answered.contains(partition));
         Ok(())
     }
 
@@ -313,23 +334,67 @@ async fn open(lake: &Lake, table: &str) -> anyhow::Result<Table> {
 
 /// Partition and offset of every row of the live files, sorted.
 pub(crate) async fn places(lake: &Lake, table: &str) -> Vec<(i32, i64)> {
-    let (handle, state) = (open(lake, table).await.unwrap(), state(lake, table).await.unwrap());
     let mut places = Vec::new();
-    for file in state.files().values() {
-        let bytes = handle.store().get(&handle.file_path(&file.path)).await.unwrap().bytes().await.unwrap();
-        assert_eq!(bytes.len() as u64, file.size);
-        let mut rows = 0;
-        for batch in ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap() {
-            let batch = batch.unwrap();
-            rows += batch.num_rows() as u64;
-            let partitions = batch.column_by_name("kafka_partition").unwrap().as_primitive::<Int32Type>();
-            let offsets = batch.column_by_name("kafka_offset").unwrap().as_primitive::<Int64Type>();
-            places.extend(partitions.values().iter().copied().zip(offsets.values().iter().copied()));
-        }
-        assert_eq!(rows, file.rows());
+    for batch in batches(lake, table).await {
+        let partitions = batch.column_by_name("kafka_partition").unwrap().as_primitive::<Int32Type>();
+        let offsets = batch.column_by_name("kafka_offset").unwrap().as_primitive::<Int64Type>();
+        places.extend(partitions.values().iter().copied().zip(offsets.values().iter().copied()));
     }
     places.sort();
     places
+}
+
+/// Number of rows by id, of the live files.
+pub(crate) async fn copies(lake: &Lake) -> BTreeMap<String, usize> {
+    let mut copies = BTreeMap::new();
+    for batch in batches(lake, "events").await {
+        for id in batch.column_by_name("id").unwrap().as_string::<i32>() {
+            *copies.entry(id.unwrap().to_owned()).or_default() += 1;
+        }
+    }
+    copies
+}
+
+async fn batches(lake: &Lake, table: &str) -> Vec<RecordBatch> {
+    let (handle, state) = (open(lake, table).await.unwrap(), state(lake, table).await.unwrap());
+    let mut batches = Vec::new();
+    for file in state.files().values() {
+        let bytes = handle.store().get(&handle.file_path(&file.path)).await.unwrap().bytes().await.unwrap();
+        assert_eq!(bytes.len() as u64, file.size);
+        let rows = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap();
+        let of_file: Vec<RecordBatch> = rows.map(Result::unwrap).collect();
+        assert_eq!(of_file.iter().map(|batch| batch.num_rows() as u64).sum::<u64>(), file.rows());
+        batches.extend(of_file);
+    }
+    batches
+}
+
+/// Replaces all files by one, as a compactor would; `sweep` deletes them, as it would hours later.
+pub(crate) async fn merge(lake: &Lake, sweep: bool) {
+    let (table, mut state) = (open(lake, "events").await.unwrap(), state(lake, "events").await.unwrap());
+    let removes: Vec<DataFile> = state.files().values().map(|file| DataFile::clone(file)).collect();
+    let mut writer = FileWriter::new(Vec::new(), table.schema(), &[]).unwrap();
+    for batch in batches(lake, "events").await {
+        writer.write(&batch).unwrap();
+    }
+    let (bytes, stats) = writer.finish().unwrap();
+    let date = removes[0].date;
+    let segment = DataFile {
+        path: layout::segment_path(date, uuid::Uuid::new_v4()),
+        size: bytes.len() as u64,
+        date,
+        modified_ms: now_ms(),
+        stats,
+        ranges: range::union(removes.iter().flat_map(|file| file.ranges.clone()).collect()),
+        sorted_by: Vec::new(),
+    };
+    put_new(table.store().as_ref(), &table.file_path(&segment.path), bytes.into()).await.unwrap();
+    let paths: Vec<String> = removes.iter().map(|file| file.path.clone()).collect();
+    let change = Change { operation: "OPTIMIZE", adds: vec![segment], removes, ..Change::default() };
+    assert_eq!(table.commit(&mut state, &change).await.unwrap(), Outcome::Committed);
+    for path in paths.iter().filter(|_| sweep) {
+        table.store().delete(&table.file_path(path)).await.unwrap();
+    }
 }
 
 /// Every offset below `end`, of each partition.
