@@ -10,7 +10,6 @@
 use crate::buffer::{PartitionBuffer, Pushed, Taken};
 use crate::committer::{Committer, Verdict};
 use crate::config::Config;
-use crate::encode::Encoding;
 use crate::flush::{Flushed, Flusher};
 use crate::metrics;
 use crate::progress::Progress;
@@ -18,7 +17,7 @@ use anyhow::{Context, bail};
 use eventlog::{Consumer, Input, LogError, Position};
 use lake::batch::RowPlan;
 use lake::dataset::Dataset;
-use lake::{OffsetRange, Table, sort};
+use lake::OffsetRange;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -115,24 +114,17 @@ impl Worker {
         config: Config,
         dataset: Dataset,
         consumer: Box<dyn Consumer>,
-        committer: Committer,
-        table: Table,
+        flusher: Flusher,
         progress: Arc<Progress>,
         shutdown: CancellationToken,
     ) -> Worker {
-        let encoding = Encoding {
-            table: dataset.name.clone(),
-            schema: table.schema().clone(),
-            time: "time",
-            order: sort::order(&dataset.spec.sort_by),
-        };
         Worker {
             config,
             topic: dataset.name.clone(),
             plan: Arc::new(RowPlan::new(&dataset)),
             consumer,
-            committer: committer.clone(),
-            flusher: Arc::new(Flusher { encoding, table, committer }),
+            committer: flusher.committer().clone(),
+            flusher: Arc::new(flusher),
             progress,
             shutdown,
             partitions: BTreeMap::new(),

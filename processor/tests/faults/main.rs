@@ -9,6 +9,7 @@ use lake::testing::{Fault, Op, faulty_lake};
 use lake::{DataFile, OffsetRange, Table, schema};
 use processor::committer::{COMMIT_WITHIN, Submission, Verdict};
 use processor::{Committer, Config};
+use std::sync::Arc;
 use std::time::Duration;
 use support::*;
 
@@ -227,7 +228,7 @@ async fn files_that_a_sweep_may_have_deleted_are_not_committed() {
     let (lake, _) = faulty_lake(directory.path()).unwrap();
     let events = Table::open_or_create(&lake, "events", schema::events(&dataset())).await.unwrap();
     let dead = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
-    let (committer, task) = Committer::start(events, dead, 1).await.unwrap();
+    let (committer, task) = Committer::start(Arc::new(MemoryLog::new(1)), events, dead, 1).await.unwrap();
     let submission = |end: i64, age: Duration| Submission {
         ranges: vec![OffsetRange { partition: 0, start: end - 1, end }],
         files: vec![DataFile {
@@ -239,7 +240,7 @@ async fn files_that_a_sweep_may_have_deleted_are_not_committed() {
             ranges: Vec::new(),
             sorted_by: Vec::new(),
         }],
-        dead: None,
+        dead: Vec::new(),
     };
     let fresh = committer.submit(submission(1, Duration::from_secs(3_600))).await;
     assert!(matches!(fresh, Verdict::Committed), "{fresh:?}");
