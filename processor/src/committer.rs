@@ -132,7 +132,9 @@ impl Committer {
         let mut backoff = Backoff::new();
         loop {
             match load_txns(&self.events, &partitions).await {
-                Ok(state) => return Ok(partitions.iter().map(|p| state.txn(&app_id(self.events.name(), *p))).collect()),
+                Ok(state) => {
+                    return Ok(partitions.iter().map(|p| state.txn(&app_id(self.events.name(), *p))).collect());
+                }
                 Err(err) => {
                     warn!(error = format!("{:#}", anyhow::Error::from(err)), "the table cannot be read, trying again");
                     backoff.wait().await;

@@ -70,8 +70,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> any
     let dead = Table::open_or_create(&lake, &dead_table(&dataset.name), schema::dead())
         .await
         .context("open the table of dead letters")?;
-    let (committer, committing) =
-        Committer::start(Arc::clone(&log), events.clone(), dead.clone(), partitions).await?;
+    let (committer, committing) = Committer::start(Arc::clone(&log), events.clone(), dead.clone(), partitions).await?;
     let consumer = log.consumer(&dataset.name, &group(&dataset.name)).context("join the consumer group")?;
     progress.set_ready();
     // If this future is dropped, the thread must not go on by itself.

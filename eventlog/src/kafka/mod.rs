@@ -166,7 +166,8 @@ impl SharedLog for KafkaLog {
             match self.topics.ensure(&self.producer(), &self.admin, &wanted).await? {
                 1 => Ok(()),
                 found => {
-                    let reason = format!("topic {topic} has {found} partitions, but processes agree through exactly one");
+                    let reason =
+                        format!("topic {topic} has {found} partitions, but processes agree through exactly one");
                     Err(LogError::Fatal { what: "create a control topic", reason })
                 }
             }

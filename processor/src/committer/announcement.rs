@@ -87,7 +87,8 @@ impl Announcement {
         if let Some(range) = self.dead.iter().flat_map(|file| &file.ranges).find(|range| !self.ranges.contains(range)) {
             return Err(Unreadable::Ranges(range.to_string()));
         }
-        let inside = |file: &&DataFile| file.path.starts_with("date=") && !file.path.split('/').any(|part| part == "..");
+        let inside =
+            |file: &&DataFile| file.path.starts_with("date=") && !file.path.split('/').any(|part| part == "..");
         match self.files.iter().chain(&self.dead).find(|file| !inside(file)) {
             None => Ok(()),
             Some(file) => Err(Unreadable::Path(file.path.clone())),
@@ -148,7 +149,8 @@ mod tests {
             let changed = Announcement { files: vec![file(path, &[])], ..announcement() };
             assert!(matches!(parsed(changed), Err(Unreadable::Path(_))));
         }
-        let changed = Announcement { dead: vec![file("date=2026-11-22/b.parquet", &[range(0, 0, 99)])], ..announcement() };
+        let changed =
+            Announcement { dead: vec![file("date=2026-11-22/b.parquet", &[range(0, 0, 99)])], ..announcement() };
         assert!(matches!(parsed(changed), Err(Unreadable::Ranges(_))));
         for garbled in [&b""[..], b"{", b"null", br#"{"announcement":{"id":"x"}}"#, b"\xff\xfe"] {
             assert!(matches!(ControlRecord::parse(garbled), Err(Unreadable::Json(_))), "{garbled:?}");

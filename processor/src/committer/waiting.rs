@@ -197,7 +197,8 @@ impl Waiting {
         };
         let mut unknown = Vec::new();
         for (id, ranges) in asked {
-            let next = |range: &OffsetRange| Some((range.partition, state.txn(&app_id(self.events.name(), range.partition))?));
+            let next =
+                |range: &OffsetRange| Some((range.partition, state.txn(&app_id(self.events.name(), range.partition))?));
             let txns: HashMap<i32, i64> = ranges.iter().filter_map(next).collect();
             match decide(&txns, &[&ranges])[0] {
                 Decision::Done => self.answer(id, Verdict::Committed),

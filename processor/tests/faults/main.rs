@@ -1,6 +1,10 @@
 //! What can go wrong between the log and the table, and that no row is lost or doubled by it.
 
 mod support;
+mod flushes;
+mod dead_letters;
+mod committers;
+mod many_processors;
 
 use eventlog::Input;
 use lake::file::FileStats;
