@@ -54,19 +54,22 @@ impl Flusher {
     }
 
     /// Runs one flush to its end. `turn` resolves when the flush before it has handed in its files, and `done` lets the
-    /// next one do so; an order among flushes of one processor, so that the table need not hold them back.
+    /// next one do so; an order among flushes of one processor, so that the table need not hold them back. `uploaded` is
+    /// called when the rows have left the memory.
     pub async fn run(
         self: Arc<Self>,
         id: u64,
         taken: Vec<Taken>,
         turn: Option<oneshot::Receiver<()>>,
         done: oneshot::Sender<()>,
+        uploaded: impl FnOnce() + Send,
     ) -> Flushed {
         let ranges: Vec<OffsetRange> = taken.iter().map(|taken| taken.range).collect();
         let bytes = taken.iter().map(|taken| taken.bytes).sum();
         let rows = taken.iter().map(|taken| taken.rows.len() as u64).sum();
         let verdict = match self.encode_and_upload(taken, &ranges).await {
             Ok(submission) => {
+                uploaded();
                 if let Some(turn) = turn {
                     // An error means that the flush before gave up; the table then refuses this one as well.
                     let _ = turn.await;

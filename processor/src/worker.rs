@@ -28,8 +28,10 @@ use tracing::{debug, error, info, warn};
 
 /// Longest wait of a poll: how late the loop may notice a finished flush or the time for the next.
 const POLL_FOR: Duration = Duration::from_millis(20);
-/// Flushes under way at a time: one is encoded while the other is stored.
-const MAX_IN_FLIGHT: usize = 2;
+/// Flushes that hold rows at a time: one is encoded while the other is stored.
+const MAX_UPLOADING: usize = 2;
+/// Flushes under way at a time, those included that only wait for a commit, of which there may be one a second.
+const MAX_IN_FLIGHT: usize = 8;
 /// How long the last rows of a revoked partition may take; then it is given up, and the table refuses what comes late.
 const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 /// How long to ask the log for the bounds of a partition.
@@ -86,11 +88,15 @@ struct Release {
 #[derive(Debug)]
 struct InFlight {
     partitions: Vec<i32>,
+    /// Rows in memory; none once they are stored.
     bytes: usize,
+    uploaded: bool,
 }
 
 #[derive(Debug)]
 enum Message {
+    /// The rows of this flush are stored.
+    Uploaded(u64),
     Flushed(Flushed),
     Positions(Vec<(i32, Option<i64>)>),
 }
@@ -167,7 +173,7 @@ impl Worker {
                     }
                 }
                 Phase::Finishing { until } => {
-                    if self.in_flight.len() < MAX_IN_FLIGHT {
+                    if self.may_flush() {
                         self.flush(runtime, |_| true);
                     }
                     if self.in_flight.is_empty() && self.buffered_bytes() == 0 {
@@ -216,6 +222,11 @@ impl Worker {
         while let Ok(message) = self.messages.1.try_recv() {
             match message {
                 Message::Positions(positions) => self.starts.push(positions),
+                Message::Uploaded(id) => {
+                    if let Some(flush) = self.in_flight.get_mut(&id) {
+                        (flush.bytes, flush.uploaded) = (0, true);
+                    }
+                }
                 Message::Flushed(flushed) => self.flushed(runtime, flushed)?,
             }
         }
@@ -373,8 +384,13 @@ impl Worker {
 
     // Buffers become flushes.
 
+    fn may_flush(&self) -> bool {
+        let uploading = self.in_flight.values().filter(|flush| !flush.uploaded).count();
+        uploading < MAX_UPLOADING && self.in_flight.len() < MAX_IN_FLIGHT
+    }
+
     fn flush_if_due(&mut self, runtime: &Handle) {
-        if self.in_flight.len() >= MAX_IN_FLIGHT {
+        if !self.may_flush() {
             return;
         }
         let oldest = self.partitions.values().filter_map(|owned| owned.buffer.since()).min();
@@ -396,9 +412,11 @@ impl Worker {
         self.next_flush += 1;
         let partitions = taken.iter().map(|taken| taken.range.partition).collect();
         let bytes = taken.iter().map(|taken| taken.bytes).sum();
-        self.in_flight.insert(id, InFlight { partitions, bytes });
+        self.in_flight.insert(id, InFlight { partitions, bytes, uploaded: false });
         let (done, turn) = oneshot::channel();
-        let flush = Arc::clone(&self.flusher).run(id, taken, self.last_turn.replace(turn), done);
+        let messages = self.messages.0.clone();
+        let uploaded = move || drop(messages.send(Message::Uploaded(id)));
+        let flush = Arc::clone(&self.flusher).run(id, taken, self.last_turn.replace(turn), done, uploaded);
         let messages = self.messages.0.clone();
         runtime.spawn(async move {
             let _ = messages.send(Message::Flushed(flush.await));

@@ -60,7 +60,7 @@ impl Hand {
             buffer.take().expect("a range that is not empty")
         });
         let (done, _turn) = oneshot::channel();
-        let Flushed { verdict, .. } = Arc::clone(&self.flusher).run(0, taken.collect(), None, done).await;
+        let Flushed { verdict, .. } = Arc::clone(&self.flusher).run(0, taken.collect(), None, done, || {}).await;
         verdict
     }
 
