@@ -9,7 +9,7 @@ use eventlog::Log;
 use eventlog::kafka::{KafkaLog, KafkaOptions};
 use lake::Lake;
 use lake::dataset::{Dataset, DatasetSpec};
-use lake::testing::{Op, faulty_lake};
+use lake::testing::{Fault, Op, faulty_lake};
 use processor::committer::Verdict;
 use rand::Rng;
 use rand::SeedableRng;
@@ -173,4 +173,26 @@ async fn another_takes_over_when_the_committer_leaves() {
     assert_only_forward(&lake, &dataset.name, 2).await;
     drop(second);
     second_task.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_committer_that_alone_cannot_reach_the_table_leaves_the_office() {
+    let Some(log) = kafka().await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let ((cut_off, store), (lake, _)) =
+        (faulty_lake(directory.path()).unwrap(), faulty_lake(directory.path()).unwrap());
+    let dataset = dataset();
+    let (first, first_task) = process(&log, &cut_off, &dataset).await;
+    first.committed(&[(0, 0..10)], &[]).await;
+    let (second, second_task) = process(&log, &lake, &dataset).await;
+    store.inject(Op::Put, "_delta_log", Fault::Stall, usize::MAX);
+    let started = Instant::now();
+    tokio::join!(first.committed(&[(0, 10..20)], &[]), second.committed(&[(1, 0..10)], &[]));
+    println!("committed by another after {:.1?}", started.elapsed());
+    assert!(started.elapsed() > Duration::from_secs(20), "the first was not the committer");
+    assert_eq!(places(&lake, &dataset.name).await.len(), 30);
+    for (hand, task) in [(second, second_task), (first, first_task)] {
+        drop(hand);
+        task.await.unwrap();
+    }
 }
