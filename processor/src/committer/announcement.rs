@@ -60,7 +60,7 @@ impl ControlRecord {
         Ok(record)
     }
 
-    /// Cannot fail: keys are names, and numbers are finite.
+    /// Fails for no record that a processor can make: keys are names, and numbers are finite.
     pub fn to_bytes(&self) -> Result<Bytes, serde_json::Error> {
         Ok(serde_json::to_vec(self)?.into())
     }
