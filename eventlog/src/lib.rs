@@ -39,11 +39,38 @@ pub trait Log: Send + Sync + 'static {
     /// Joins `group` as a reader of `topic`. Blocking calls on the consumer belong on a thread of their own.
     fn consumer(&self, topic: &str, group: &str) -> Result<Box<dyn Consumer>, LogError>;
 
+    /// What the log offers on top when several processes share it; `None` if this process has it to itself.
+    fn shared(&self) -> Option<&dyn SharedLog> {
+        None
+    }
+
     /// Whether the log can take records now; the reason if not. Cheap: asked by readiness probes and by the gateway.
     fn health(&self) -> Result<(), LogError>;
 
     /// Flushes what is under way and stops background work. Appends after this are refused.
     fn close<'a>(&'a self) -> BoxFuture<'a, Result<(), LogError>>;
+}
+
+/// What processes that share a log agree through: a control topic, which has one partition, so that all read its records
+/// in the same order.
+pub trait SharedLog: Send + Sync {
+    /// Makes the control topic if it does not exist. Its records may be deleted when they are older than `retain`.
+    fn ensure_control_topic<'a>(&'a self, topic: &'a str, retain: Duration) -> BoxFuture<'a, Result<(), LogError>>;
+
+    /// Stands for election: the member of `group` that is assigned the partition is elected. Unlike a consumer of
+    /// [`Log::consumer`] it is missed within seconds when it dies, and at once when it is closed. For a moment two
+    /// members may both think that they are elected.
+    fn candidate(&self, topic: &str, group: &str) -> Result<Box<dyn Consumer>, LogError>;
+
+    /// Reads every record that is appended after this call has returned, outside of any group. Asks a broker for the
+    /// end; blocking calls belong on a thread of their own.
+    fn tail(&self, topic: &str) -> Result<Box<dyn Tail>, LogError>;
+}
+
+/// A reader of what comes last in a control topic. A tail that falls behind the retention skips what is gone.
+pub trait Tail: Send {
+    /// Waits up to `max_wait` for records and hands them to `sink`; says how many there were.
+    fn poll(&mut self, max_wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<usize, LogError>;
 }
 
 /// A member of a consumer group. Lives on one thread; `poll` must be called often (Kafka: at least every

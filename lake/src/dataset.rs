@@ -116,6 +116,12 @@ impl Dataset {
                 rule: "another ending: `__dead` marks tables of dead letters",
             });
         }
+        if name.ends_with("__commits") {
+            return Err(DatasetError::Name {
+                name: name.clone(),
+                rule: "another ending: `__commits` marks topics by which processors agree on commits",
+            });
+        }
         if !(1..=10_000).contains(&self.spec.partitions) {
             return Err(self.invalid("partitions", "must be between 1 and 10000"));
         }
@@ -268,7 +274,7 @@ mod tests {
 
     #[test]
     fn refuses_names_that_are_paths_or_taken() {
-        for name in ["", "../x", "a/b", "-a", "a b", "é", "events__dead"] {
+        for name in ["", "../x", "a/b", "-a", "a b", "é", "events__dead", "events__commits"] {
             assert!(Dataset::new(name, DatasetSpec::default()).is_err(), "{name}");
         }
     }

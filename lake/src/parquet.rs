@@ -7,7 +7,9 @@ use crate::file::FileStats;
 use crate::schema::TableSchema;
 use crate::stats::StatsCollector;
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
@@ -52,6 +54,12 @@ pub fn writer_properties(schema: &TableSchema, sorted_by: &[String]) -> WriterPr
             .set_column_bloom_filter_max_ndv(path("id"), ROW_GROUP_ROWS as u64);
     }
     properties.build()
+}
+
+/// All rows of a small file.
+pub fn read_all(file: Bytes) -> Result<Vec<RecordBatch>, ParquetError> {
+    let batches = ParquetRecordBatchReaderBuilder::try_new(file)?.build()?;
+    Ok(batches.collect::<Result<_, _>>()?)
 }
 
 /// Writes one file and keeps its statistics.

@@ -24,6 +24,8 @@ pub struct TableState {
     /// When it was last known to be the latest.
     pub(crate) loaded_at: Instant,
     keep: Keep,
+    /// Applications that were looked up, also those that had no version then.
+    pub(crate) looked_up: Vec<String>,
     txns: HashMap<String, i64>,
     files: BTreeMap<String, Arc<DataFile>>,
     removed: BTreeMap<String, i64>,
@@ -47,6 +49,7 @@ impl TableState {
             metadata: Arc::new(metadata),
             loaded_at: Instant::now(),
             keep,
+            looked_up: Vec::new(),
             txns: HashMap::new(),
             files: BTreeMap::new(),
             removed: BTreeMap::new(),

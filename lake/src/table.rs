@@ -21,7 +21,7 @@ use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
@@ -225,7 +225,10 @@ impl Table {
         app_ids: &[String],
     ) -> Result<TableState, TableError> {
         let state = self.kernel.load(version, keep, app_ids.to_vec()).await;
-        state.map_err(|source| TableError::Read { table: self.name.clone(), source: Box::new(source) })
+        let mut state =
+            state.map_err(|source| TableError::Read { table: self.name.clone(), source: Box::new(source) })?;
+        state.looked_up = app_ids.to_vec();
+        Ok(state)
     }
 
     /// The live files of `version` that are `wanted`, without a state that would hold all of them.
@@ -241,8 +244,11 @@ impl Table {
     /// Brings a state to the latest version.
     pub async fn refresh(&self, state: &mut TableState) -> Result<(), TableError> {
         if state.loaded_at.elapsed() > TRUST_STATE_FOR {
-            let app_ids: Vec<String> = state.txns().keys().cloned().collect();
-            let fresh = self.load(state.keep(), &app_ids).await?;
+            // One that had no version when it was looked up may have one now, and "none" must be true: a partition that
+            // the table does not know may start anywhere.
+            let mut app_ids: BTreeSet<String> = state.txns().keys().cloned().collect();
+            app_ids.extend(state.looked_up.iter().cloned());
+            let fresh = self.load(state.keep(), &Vec::from_iter(app_ids)).await?;
             state.replace(fresh);
         }
         while let Some(actions) = self.read_commit(state.version + 1).await? {

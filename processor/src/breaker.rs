@@ -69,6 +69,11 @@ impl Breakers {
         Attempts::through(vec![Arc::clone(&self.committer), Arc::clone(&self.store)])
     }
 
+    /// For a record of the control topic, without which nothing is committed.
+    pub(crate) fn announcements(&self) -> Attempts {
+        Attempts::through(vec![Arc::clone(&self.committer)])
+    }
+
     /// For a question to the log.
     pub(crate) fn questions(&self) -> Attempts {
         Attempts::through(vec![Arc::clone(&self.broker)])
@@ -126,7 +131,13 @@ impl Attempts {
         if Class::of(&err) == Class::Fatal {
             return Err(with_advice(err));
         }
-        let error = in_one_line(&err);
+        self.failed_for_now(&err);
+        Ok(())
+    }
+
+    /// Counts a failure that is known to pass.
+    pub(crate) fn failed_for_now(&mut self, err: &anyhow::Error) {
+        let error = in_one_line(err);
         self.permits.drain(..).for_each(|permit| permit.failed(&error));
         let dataset = self.breakers.first().map(|breaker| breaker.dataset.as_str());
         if self.breakers.iter().all(|breaker| breaker.is_closed()) {
@@ -137,7 +148,6 @@ impl Attempts {
             debug!(dataset, error, "failed, trying again");
             self.not_before = None;
         }
-        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::NaiveDate;
 use lake::parquet::{FileWriter, ROW_GROUP_ROWS};
 use lake::schema::TableSchema;
-use lake::{DataFile, OffsetRange, layout, sort};
+use lake::{DataFile, OffsetRange, Table, layout, sort};
 use uuid::Uuid;
 
 /// A file that waits to be uploaded.
@@ -29,6 +29,21 @@ pub struct Encoding {
 }
 
 impl Encoding {
+    /// For a table of events with rows in the order of `sort_by`.
+    pub fn of_events(table: &Table, sort_by: &[String]) -> Encoding {
+        Encoding::new(table, "time", sort_by)
+    }
+
+    /// For a table of dead letters.
+    pub fn of_dead_letters(table: &Table) -> Encoding {
+        Encoding::new(table, "received_at", &["received_at".to_owned()])
+    }
+
+    fn new(table: &Table, time: &'static str, sort_by: &[String]) -> Encoding {
+        let (name, schema) = (table.name().to_owned(), table.schema().clone());
+        Encoding { table: name, schema, time, order: sort::order(sort_by) }
+    }
+
     /// Encodes rows that came from `ranges`, as many files as they have dates.
     pub fn encode(&self, rows: Vec<RecordBatch>, ranges: &[OffsetRange], now_ms: i64) -> anyhow::Result<Vec<Encoded>> {
         let batch = concat_batches(&self.schema.arrow, &rows)?;

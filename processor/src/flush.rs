@@ -1,13 +1,13 @@
 //! Takes what buffers held to the table: encode, upload, commit. One task a flush; several may be under way, and they
 //! reach the committer in the order in which they were taken.
 
-use crate::breaker::Breakers;
+use crate::breaker::{Attempts, Breakers};
 use crate::buffer::Taken;
 use crate::committer::{Committer, Submission, Verdict};
 use crate::encode::{Encoded, Encoding};
 use crate::metrics;
-use arrow::compute::concat_batches;
 use bytes::Bytes;
+use lake::dataset::Dataset;
 use lake::store::put_new;
 use lake::table::now_ms;
 use lake::{DataFile, OffsetRange, Table};
@@ -19,10 +19,17 @@ use tracing::debug;
 /// What flushes share.
 #[derive(Debug)]
 pub struct Flusher {
-    pub encoding: Encoding,
-    pub table: Table,
-    pub committer: Committer,
-    pub breakers: Breakers,
+    events: Destination,
+    dead: Destination,
+    committer: Committer,
+    breakers: Breakers,
+}
+
+/// A table, and how rows become its files.
+#[derive(Debug)]
+struct Destination {
+    table: Table,
+    encoding: Encoding,
 }
 
 /// What a flush did, for the worker to act on.
@@ -37,20 +44,39 @@ pub struct Flushed {
 }
 
 impl Flusher {
+    pub fn new(dataset: &Dataset, events: Table, dead: Table, committer: Committer, breakers: Breakers) -> Flusher {
+        let encoding = Encoding::of_events(&events, &dataset.spec.sort_by);
+        let events = Destination { table: events, encoding };
+        let encoding = Encoding::of_dead_letters(&dead);
+        Flusher { events, dead: Destination { table: dead, encoding }, committer, breakers }
+    }
+
+    pub fn committer(&self) -> &Committer {
+        &self.committer
+    }
+
+    /// The table of events.
+    pub fn table(&self) -> &Table {
+        &self.events.table
+    }
+
     /// Runs one flush to its end. `turn` resolves when the flush before it has handed in its files, and `done` lets the
-    /// next one do so; an order among flushes of one processor, so that the table need not hold them back.
+    /// next one do so; an order among flushes of one processor, so that the table need not hold them back. `uploaded` is
+    /// called when the rows have left the memory.
     pub async fn run(
         self: Arc<Self>,
         id: u64,
         taken: Vec<Taken>,
         turn: Option<oneshot::Receiver<()>>,
         done: oneshot::Sender<()>,
+        uploaded: impl FnOnce() + Send,
     ) -> Flushed {
         let ranges: Vec<OffsetRange> = taken.iter().map(|taken| taken.range).collect();
         let bytes = taken.iter().map(|taken| taken.bytes).sum();
         let rows = taken.iter().map(|taken| taken.rows.len() as u64).sum();
         let verdict = match self.encode_and_upload(taken, &ranges).await {
             Ok(submission) => {
+                uploaded();
                 if let Some(turn) = turn {
                     // An error means that the flush before gave up; the table then refuses this one as well.
                     let _ = turn.await;
@@ -66,23 +92,29 @@ impl Flusher {
 
     async fn encode_and_upload(&self, taken: Vec<Taken>, ranges: &[OffsetRange]) -> anyhow::Result<Submission> {
         let started = Instant::now();
-        let encoding = self.encoding.clone();
-        let all_ranges = ranges.to_vec();
-        let (encoded, dead) = tokio::task::spawn_blocking(move || encode(&encoding, taken, &all_ranges)).await??;
+        let (events, dead) = (self.events.encoding.clone(), self.dead.encoding.clone());
+        let (events, dead) = tokio::task::spawn_blocking(move || encode(&events, &dead, taken)).await??;
         metrics::encoded(started.elapsed());
+        let (files, dead) =
+            (self.events.upload_all(events, &self.breakers).await?, self.dead.upload_all(dead, &self.breakers).await?);
+        Ok(Submission { ranges: ranges.to_vec(), files, dead })
+    }
+}
+
+impl Destination {
+    async fn upload_all(&self, encoded: Vec<Encoded>, breakers: &Breakers) -> anyhow::Result<Vec<DataFile>> {
         let mut files = Vec::with_capacity(encoded.len());
         for Encoded { file, bytes } in encoded {
-            self.upload(&file, bytes).await?;
+            self.upload(&file, bytes, breakers.uploads()).await?;
             files.push(file);
         }
-        Ok(Submission { ranges: ranges.to_vec(), files, dead })
+        Ok(files)
     }
 
     /// Uploads until it works or cannot work. The caller's memory bound is what keeps a store that is down from filling
     /// memory: partitions are paused meanwhile.
-    async fn upload(&self, file: &DataFile, bytes: Bytes) -> anyhow::Result<()> {
+    async fn upload(&self, file: &DataFile, bytes: Bytes, mut attempts: Attempts) -> anyhow::Result<()> {
         let path = self.table.file_path(&file.path);
-        let mut attempts = self.breakers.uploads();
         loop {
             attempts.begin().await;
             let started = Instant::now();
@@ -98,22 +130,21 @@ impl Flusher {
     }
 }
 
-type Parts = (Vec<Encoded>, Option<arrow::array::RecordBatch>);
-
-fn encode(encoding: &Encoding, taken: Vec<Taken>, ranges: &[OffsetRange]) -> anyhow::Result<Parts> {
-    let (mut rows, mut dead) = (Vec::new(), Vec::new());
+/// Files of events, and of dead letters. The latter name only the ranges that have some: nothing else of the table of
+/// dead letters moves.
+fn encode(events: &Encoding, dead: &Encoding, taken: Vec<Taken>) -> anyhow::Result<(Vec<Encoded>, Vec<Encoded>)> {
+    let ranges: Vec<OffsetRange> = taken.iter().map(|part| part.range).collect();
+    let (mut rows, mut letters, mut ranges_of_letters) = (Vec::new(), Vec::new(), Vec::new());
     for part in taken {
         if !part.rows.is_empty() {
             rows.push(part.rows.finish());
         }
         if !part.dead.is_empty() {
-            dead.push(part.dead.finish()?);
+            letters.push(part.dead.finish()?);
+            ranges_of_letters.push(part.range);
         }
     }
-    let dead = match dead.first() {
-        Some(first) => Some(concat_batches(&first.schema(), &dead)?),
-        None => None,
-    };
-    let encoded = if rows.is_empty() { Vec::new() } else { encoding.encode(rows, ranges, now_ms())? };
-    Ok((encoded, dead))
+    let files = if rows.is_empty() { Vec::new() } else { events.encode(rows, &ranges, now_ms())? };
+    let dead = if letters.is_empty() { Vec::new() } else { dead.encode(letters, &ranges_of_letters, now_ms())? };
+    Ok((files, dead))
 }

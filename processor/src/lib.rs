@@ -9,7 +9,8 @@
 //! 3. When the buffers are large or old, [`encode`] sorts the rows and writes one Parquet file per date, and
 //!    [`flush`] uploads them.
 //! 4. [`committer`] makes the files visible and moves the offsets in one commit of the table, if [`chain`] says that
-//!    they continue what the table has (invariants I2 and I3 in `lake`).
+//!    they continue what the table has (invariants I2 and I3 in `lake`). Processors that share a log elect one of them
+//!    to commit for all.
 //! 5. Then, and only then, the consumer group hears of it, for lag tools.
 //!
 //! What goes wrong on the way is a dead letter, is tried again, or ends the process: [`failure`] says which. Retries go
@@ -81,15 +82,16 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> any
     let dead = Table::open_or_create(&lake, &dead_table(&dataset.name), schema::dead())
         .await
         .context("open the table of dead letters")?;
-    let (committer, committing) = Committer::start(events.clone(), dead, partitions, progress.breakers().clone())
-        .await
-        .context("read the table")?;
+    let breakers = progress.breakers().clone();
+    let (committer, committing) =
+        Committer::start(Arc::clone(&log), events.clone(), dead.clone(), partitions, breakers.clone()).await?;
     let consumer = log.consumer(&dataset.name, &group(&dataset.name)).context("join the consumer group")?;
     progress.set_ready();
     // If this future is dropped, the thread must not go on by itself.
     let stop = shutdown.child_token();
     let _stop_when_dropped = stop.clone().drop_guard();
-    let worker = worker::Worker::new(config, dataset, consumer, committer, events, progress, stop);
+    let flusher = flush::Flusher::new(&dataset, events, dead, committer, breakers);
+    let worker = worker::Worker::new(config, dataset, consumer, flusher, progress, stop);
     let runtime = tokio::runtime::Handle::current();
     // A thread of its own: the poll must never wait behind other work, and the consumer must stay on one thread.
     let thread = std::thread::Builder::new().name("processor".into()).spawn(move || worker.run(&runtime))?;

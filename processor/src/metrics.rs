@@ -47,6 +47,37 @@ pub fn describe() {
     describe_histogram!("lakehose_processor_commit_seconds", Unit::Seconds, "Time of a commit of the table");
     describe_histogram!("lakehose_processor_encode_seconds", Unit::Seconds, "Time to sort and encode a flush");
     describe_histogram!("lakehose_processor_upload_seconds", Unit::Seconds, "Time to store a fragment");
+    describe_counter!(
+        "lakehose_processor_announcements_total",
+        Unit::Count,
+        "Flushes announced in the control topic, repeated ones included"
+    );
+    describe_counter!(
+        "lakehose_processor_announcements_repeated_total",
+        Unit::Count,
+        "Flushes announced again for want of an answer"
+    );
+    describe_counter!(
+        "lakehose_processor_announcements_unreadable_total",
+        Unit::Count,
+        "Records of the control topic that the committer skipped"
+    );
+    describe_counter!(
+        "lakehose_processor_answers_total",
+        Unit::Count,
+        "Announcements that this process, as the committer, has answered"
+    );
+    describe_gauge!(
+        "lakehose_processor_announcements_held",
+        Unit::Count,
+        "Announcements that wait for the next commit, or for one before them"
+    );
+    describe_gauge!(
+        "lakehose_processor_is_committer",
+        Unit::Count,
+        "1 while this process is elected to commit for all"
+    );
+    describe_histogram!("lakehose_processor_commit_flushes", Unit::Count, "Flushes that one commit made visible");
     describe_gauge!("lakehose_processor_lag_records", Unit::Count, "Records in the log that are not in the table yet");
     describe_gauge!("lakehose_processor_buffered_bytes", Unit::Bytes, "Rows in memory, buffered or on their way");
     describe_gauge!("lakehose_processor_partitions", Unit::Count, "Partitions that this member reads");
@@ -100,7 +131,8 @@ pub(crate) fn upload_retried() {
     counter!("lakehose_processor_upload_retries_total").increment(1);
 }
 
-pub(crate) fn committed(files: usize, rows: u64, elapsed: Duration) {
+pub(crate) fn committed(flushes: usize, files: usize, rows: u64, elapsed: Duration) {
+    histogram!("lakehose_processor_commit_flushes").record(flushes as f64);
     counter!("lakehose_processor_fragments_committed_total").increment(files as u64);
     counter!("lakehose_processor_events_committed_total").increment(rows);
     histogram!("lakehose_processor_commit_seconds").record(elapsed);
@@ -118,8 +150,32 @@ pub(crate) fn flush_rejected() {
     counter!("lakehose_processor_flushes_rejected_total").increment(1);
 }
 
-pub(crate) fn dead_letters_committed(count: usize) {
-    counter!("lakehose_processor_dead_letters_committed_total").increment(count as u64);
+pub(crate) fn dead_letters_committed(count: u64) {
+    counter!("lakehose_processor_dead_letters_committed_total").increment(count);
+}
+
+pub(crate) fn announced() {
+    counter!("lakehose_processor_announcements_total").increment(1);
+}
+
+pub(crate) fn announced_again(count: usize) {
+    counter!("lakehose_processor_announcements_repeated_total").increment(count as u64);
+}
+
+pub(crate) fn announcement_unreadable() {
+    counter!("lakehose_processor_announcements_unreadable_total").increment(1);
+}
+
+pub(crate) fn answered(count: usize) {
+    counter!("lakehose_processor_answers_total").increment(count as u64);
+}
+
+pub(crate) fn announcements_held(dataset: &str, count: usize) {
+    gauge!("lakehose_processor_announcements_held", "dataset" => dataset.to_owned()).set(count as f64);
+}
+
+pub(crate) fn is_committer(dataset: &str, elected: bool) {
+    gauge!("lakehose_processor_is_committer", "dataset" => dataset.to_owned()).set(if elected { 1.0 } else { 0.0 });
 }
 
 pub(crate) fn breaker_state(dataset: &str, dependency: &'static str, state: State) {

@@ -13,7 +13,6 @@ use crate::breaker::{Attempts, Breakers};
 use crate::buffer::{PartitionBuffer, Pushed, Taken};
 use crate::committer::{Committer, Verdict};
 use crate::config::Config;
-use crate::encode::Encoding;
 use crate::failure::in_one_line;
 use crate::flush::{Flushed, Flusher};
 use crate::metrics;
@@ -22,10 +21,10 @@ use crate::rebuild::Rebuilder;
 use crate::window::Window;
 use anyhow::{Context, bail};
 use eventlog::{Consumer, Input, LogError, Position};
+use lake::OffsetRange;
 use lake::batch::RowPlan;
 use lake::dataset::Dataset;
 use lake::table::now_ms;
-use lake::{OffsetRange, Table, sort};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -36,8 +35,10 @@ use tracing::{debug, error, info, warn};
 
 /// Longest wait of a poll: how late the loop may notice a finished flush or the time for the next.
 const POLL_FOR: Duration = Duration::from_millis(20);
-/// Flushes under way at a time: one is encoded while the other is stored.
-const MAX_IN_FLIGHT: usize = 2;
+/// Flushes that hold rows at a time: one is encoded while the other is stored.
+const MAX_UPLOADING: usize = 2;
+/// Flushes under way at a time, those included that only wait for a commit, of which there may be one a second.
+const MAX_IN_FLIGHT: usize = 8;
 /// How long the last rows of a revoked partition may take; then it is given up, and the table refuses what comes late.
 const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 /// How long to ask the log for the bounds of a partition.
@@ -122,11 +123,15 @@ struct Release {
 #[derive(Debug)]
 struct InFlight {
     partitions: Vec<i32>,
+    /// Rows in memory; none once they are stored.
     bytes: usize,
+    uploaded: bool,
 }
 
 #[derive(Debug)]
 enum Message {
+    /// The rows of this flush are stored.
+    Uploaded(u64),
     Flushed(Flushed),
     Starts(anyhow::Result<Vec<Start>>),
 }
@@ -151,22 +156,15 @@ impl Worker {
         config: Config,
         dataset: Dataset,
         consumer: Box<dyn Consumer>,
-        committer: Committer,
-        table: Table,
+        flusher: Flusher,
         progress: Arc<Progress>,
         shutdown: CancellationToken,
     ) -> Worker {
-        let encoding = Encoding {
-            table: dataset.name.clone(),
-            schema: table.schema().clone(),
-            time: "time",
-            order: sort::order(&dataset.spec.sort_by),
-        };
         let breakers = progress.breakers().clone();
         let span = dataset.spec.dedup_window;
         let dedup = (!span.is_zero()).then(|| Dedup {
             span,
-            rebuilder: Rebuilder::new(table.clone(), span, breakers.clone()),
+            rebuilder: Rebuilder::new(flusher.table().clone(), span, breakers.clone()),
             ended: CancellationToken::new().drop_guard(),
             warned: false,
         });
@@ -175,8 +173,8 @@ impl Worker {
             topic: dataset.name.clone(),
             plan: Arc::new(RowPlan::new(&dataset)),
             consumer,
-            committer: committer.clone(),
-            flusher: Arc::new(Flusher { encoding, table, committer, breakers: breakers.clone() }),
+            committer: flusher.committer().clone(),
+            flusher: Arc::new(flusher),
             progress,
             breakers,
             questions: None,
@@ -224,7 +222,7 @@ impl Worker {
                     }
                 }
                 Phase::Finishing { until } => {
-                    if self.in_flight.len() < MAX_IN_FLIGHT {
+                    if self.may_flush() {
                         self.flush(runtime, |_| true);
                     }
                     if self.in_flight.is_empty() && self.buffered_bytes() == 0 {
@@ -317,6 +315,11 @@ impl Worker {
                     let starts = starts?;
                     self.asked.retain(|partition| !starts.iter().any(|start| start.partition == *partition));
                     self.starts.push(starts);
+                }
+                Message::Uploaded(id) => {
+                    if let Some(flush) = self.in_flight.get_mut(&id) {
+                        (flush.bytes, flush.uploaded) = (0, true);
+                    }
                 }
                 Message::Flushed(flushed) => self.flushed(runtime, flushed)?,
             }
@@ -508,8 +511,13 @@ impl Worker {
 
     // Buffers become flushes.
 
+    fn may_flush(&self) -> bool {
+        let uploading = self.in_flight.values().filter(|flush| !flush.uploaded).count();
+        uploading < MAX_UPLOADING && self.in_flight.len() < MAX_IN_FLIGHT
+    }
+
     fn flush_if_due(&mut self, runtime: &Handle) {
-        if self.in_flight.len() >= MAX_IN_FLIGHT || !self.breakers.let_flushes_through() {
+        if !self.may_flush() || !self.breakers.let_flushes_through() {
             return;
         }
         let oldest = self.partitions.values().filter_map(|owned| owned.buffer.since()).min();
@@ -531,9 +539,11 @@ impl Worker {
         self.next_flush += 1;
         let partitions = taken.iter().map(|taken| taken.range.partition).collect();
         let bytes = taken.iter().map(|taken| taken.bytes).sum();
-        self.in_flight.insert(id, InFlight { partitions, bytes });
+        self.in_flight.insert(id, InFlight { partitions, bytes, uploaded: false });
         let (done, turn) = oneshot::channel();
-        let flush = Arc::clone(&self.flusher).run(id, taken, self.last_turn.replace(turn), done);
+        let messages = self.messages.0.clone();
+        let uploaded = move || drop(messages.send(Message::Uploaded(id)));
+        let flush = Arc::clone(&self.flusher).run(id, taken, self.last_turn.replace(turn), done, uploaded);
         let messages = self.messages.0.clone();
         runtime.spawn(async move {
             let _ = messages.send(Message::Flushed(flush.await));

@@ -7,6 +7,7 @@ use crate::support::process::{Lakehose, Place};
 use crate::support::reader::Reader;
 use crate::support::servers;
 use crate::support::table::Table;
+use crate::support::{PATIENCE, wait_for};
 use std::time::Duration;
 
 /// On the shared servers, under names of its own.
@@ -47,6 +48,10 @@ fn processors_come_go_and_die_and_every_event_is_there_once() {
     let seen = reader.stop();
     println!("the reader: {seen:?}");
     assert!(seen.grew > 5 && seen.holes == 0, "{seen:?}");
+    wait_for("one committer", PATIENCE, || {
+        let committers: f64 = processors.iter().map(|p| p.metric("lakehose_processor_is_committer")).sum();
+        (committers == 1.0).then_some(())
+    });
     assert!(compactor.metric("lakehose_compactor_files_replaced_total") > 0.0);
     // What the group says is done is in the table: nobody has stopped yet.
     let mut table = Table::new(url);

@@ -2,6 +2,7 @@
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -109,7 +110,7 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     }
 }
 
-/// The context of clients that only administer.
+/// The context of clients that only administer, and of readers without a group.
 #[derive(Debug, Default)]
 pub(super) struct Quiet;
 
@@ -122,3 +123,5 @@ impl ClientContext for Quiet {
         debug!(%error, reason, "kafka client error");
     }
 }
+
+impl ConsumerContext for Quiet {}

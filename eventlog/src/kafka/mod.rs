@@ -9,10 +9,11 @@ mod topics;
 mod producer;
 mod rebalance;
 mod consumer;
+mod tail;
 
 pub use options::KafkaOptions;
 
-use crate::{AppendError, Consumer, Log, LogError, NewRecord, Position};
+use crate::{AppendError, Consumer, Log, LogError, NewRecord, Position, SharedLog, Tail};
 use context::{Health, Quiet, Trouble};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -113,7 +114,7 @@ impl Log for KafkaLog {
     fn ensure_topic<'a>(&'a self, topic: &'a str, partitions: u32) -> BoxFuture<'a, Result<u32, LogError>> {
         async move {
             let (replication, max_record_bytes) = (self.options.replication, self.options.max_record_bytes);
-            let wanted = Wanted { name: topic, partitions, replication, max_record_bytes };
+            let wanted = Wanted { name: topic, partitions, replication, max_record_bytes, retain: None };
             self.topics.ensure(&self.producer(), &self.admin, &wanted).await
         }
         .boxed()
@@ -129,6 +130,10 @@ impl Log for KafkaLog {
 
     fn consumer(&self, topic: &str, group: &str) -> Result<Box<dyn Consumer>, LogError> {
         Ok(Box::new(consumer::KafkaConsumer::join(&self.options.consumer(group), topic)?))
+    }
+
+    fn shared(&self) -> Option<&dyn SharedLog> {
+        Some(self)
     }
 
     fn health(&self) -> Result<(), LogError> {
@@ -150,6 +155,32 @@ impl Log for KafkaLog {
             flushed.map_err(|err| failed(err.to_string()))?.map_err(|err| failed(err.to_string()))
         }
         .boxed()
+    }
+}
+
+impl SharedLog for KafkaLog {
+    fn ensure_control_topic<'a>(&'a self, topic: &'a str, retain: Duration) -> BoxFuture<'a, Result<(), LogError>> {
+        async move {
+            let (replication, max_record_bytes) = (self.options.replication, self.options.max_record_bytes);
+            let wanted = Wanted { name: topic, partitions: 1, replication, max_record_bytes, retain: Some(retain) };
+            match self.topics.ensure(&self.producer(), &self.admin, &wanted).await? {
+                1 => Ok(()),
+                found => {
+                    let reason =
+                        format!("topic {topic} has {found} partitions, but processes agree through exactly one");
+                    Err(LogError::Fatal { what: "create a control topic", reason })
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn candidate(&self, topic: &str, group: &str) -> Result<Box<dyn Consumer>, LogError> {
+        Ok(Box::new(consumer::KafkaConsumer::join(&self.options.candidate(group), topic)?))
+    }
+
+    fn tail(&self, topic: &str) -> Result<Box<dyn Tail>, LogError> {
+        Ok(Box::new(tail::KafkaTail::open(&self.options.tail(), topic)?))
     }
 }
 

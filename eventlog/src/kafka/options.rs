@@ -102,6 +102,36 @@ impl KafkaOptions {
         self.with_own_options(config)
     }
 
+    /// A consumer that stands for election.
+    pub(super) fn candidate(&self, group: &str) -> ClientConfig {
+        let mut config = self.small().consumer(group);
+        // A static member would keep the office for a while after it has left.
+        config.remove("group.instance.id");
+        // Nothing happens while the elected one is dead and not missed yet. Six seconds are the least that brokers
+        // allow by default; with KIP-848 the brokers decide.
+        if config.get("group.protocol").is_none_or(|protocol| protocol == "classic") {
+            for (name, value) in [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "1000")] {
+                if !self.options.contains_key(name) {
+                    config.set(name, value);
+                }
+            }
+        }
+        config
+    }
+
+    /// A consumer that belongs to no group: librdkafka wants a name all the same, and joins only who subscribes.
+    pub(super) fn tail(&self) -> ClientConfig {
+        let mut config = self.small().consumer("lakehose-tail");
+        config.remove("group.instance.id");
+        config.set("auto.offset.reset", "latest");
+        config
+    }
+
+    /// For topics of few and small records.
+    fn small(&self) -> KafkaOptions {
+        KafkaOptions { consumer_queue_bytes: self.consumer_queue_bytes.min(4 * 1024 * 1024), ..self.clone() }
+    }
+
     fn common(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config

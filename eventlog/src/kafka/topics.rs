@@ -80,6 +80,8 @@ pub(super) struct Wanted<'a> {
     pub(super) partitions: u32,
     pub(super) replication: Option<u16>,
     pub(super) max_record_bytes: usize,
+    /// Age at which records may be deleted; `None` = the brokers' default.
+    pub(super) retain: Option<Duration>,
 }
 
 impl Wanted<'_> {
@@ -89,7 +91,12 @@ impl Wanted<'_> {
         let partitions = partitions.ok_or_else(|| fatal(format!("{} partitions are not possible", self.partitions)))?;
         let max_bytes = self.max_record_bytes.to_string();
         let replication = TopicReplication::Fixed(self.replication.map_or(-1, i32::from));
-        let new = NewTopic::new(self.name, partitions, replication).set("max.message.bytes", &max_bytes);
+        // Only a closed segment is deleted, and by default one stays open for a week.
+        let retain = self.retain.map(|retain| (retain.as_millis().to_string(), (retain / 4).as_millis().to_string()));
+        let mut new = NewTopic::new(self.name, partitions, replication).set("max.message.bytes", &max_bytes);
+        if let Some((retain, segment)) = &retain {
+            new = new.set("cleanup.policy", "delete").set("retention.ms", retain).set("segment.ms", segment);
+        }
         let options = AdminOptions::new()
             .request_timeout(Some(Duration::from_secs(10)))
             .operation_timeout(Some(Duration::from_secs(10)));

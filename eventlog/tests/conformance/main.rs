@@ -6,6 +6,7 @@
 mod bed;
 mod suite;
 mod groups;
+mod control;
 mod mock;
 
 /// Runs each function of the suite over both backends.

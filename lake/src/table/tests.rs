@@ -76,6 +76,19 @@ async fn only_one_of_two_writers_makes_a_version_and_the_other_sees_it() {
 }
 
 #[tokio::test]
+async fn a_state_that_is_read_anew_learns_of_applications_that_were_new_since_it_was_read() {
+    let fixture = fixture();
+    let table = table(&fixture.lake).await;
+    let mut old = table.load(Keep::Txns, &[APP.into()]).await.unwrap();
+    let mut writer = old.clone();
+    table.commit(&mut writer, &append("a", 7)).await.unwrap();
+    assert_eq!(old.txn(APP), None);
+    old.loaded_at = old.loaded_at.checked_sub(TRUST_STATE_FOR * 2).unwrap();
+    table.refresh(&mut old).await.unwrap();
+    assert_eq!((old.version, old.txn(APP)), (1, Some(7)));
+}
+
+#[tokio::test]
 async fn a_state_follows_replacements_and_remembers_when_files_left() {
     let fixture = fixture();
     let table = table(&fixture.lake).await;

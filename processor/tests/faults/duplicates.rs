@@ -7,6 +7,7 @@ use lake::{Lake, OffsetRange, Table, schema};
 use processor::breaker::Breakers;
 use processor::committer::{Submission, Verdict};
 use processor::{Committer, Config};
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -180,9 +181,10 @@ async fn rows_of_a_rejected_flush_are_not_taken_for_seen() {
     // Somebody else commits the first record while the upload is being tried.
     let events = Table::open_or_create(&lake, "events", schema::events(&dataset())).await.unwrap();
     let dead = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
-    let (committer, task) = Committer::start(events, dead, 1, Breakers::new("events")).await.unwrap();
+    let (committer, task) =
+        Committer::start(Arc::new(log.clone()), events, dead, 1, Breakers::new("events")).await.unwrap();
     let first = OffsetRange { partition: 0, start: 0, end: 1 };
-    let verdict = committer.submit(Submission { ranges: vec![first], files: Vec::new(), dead: None }).await;
+    let verdict = committer.submit(Submission { ranges: vec![first], files: Vec::new(), dead: Vec::new() }).await;
     assert!(matches!(verdict, Verdict::Committed), "{verdict:?}");
     drop(committer);
     task.await.unwrap();

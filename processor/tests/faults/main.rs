@@ -1,9 +1,13 @@
 //! What can go wrong between the log and the table, and that no row is lost or doubled by it.
 
 mod support;
-mod outages;
+mod flushes;
+mod dead_letters;
 mod duplicates;
+mod outages;
 mod schema_change;
+mod committers;
+mod many_processors;
 
 use eventlog::Input;
 use lake::file::FileStats;
@@ -13,6 +17,7 @@ use lake::{DataFile, OffsetRange, Table, schema};
 use processor::breaker::Breakers;
 use processor::committer::{COMMIT_WITHIN, Submission, Verdict};
 use processor::{Committer, Config};
+use std::sync::Arc;
 use std::time::Duration;
 use support::*;
 
@@ -234,7 +239,8 @@ async fn files_that_a_sweep_may_have_deleted_are_not_committed() {
     let (lake, _) = faulty_lake(directory.path()).unwrap();
     let events = Table::open_or_create(&lake, "events", schema::events(&dataset())).await.unwrap();
     let dead = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
-    let (committer, task) = Committer::start(events, dead, 1, Breakers::new("events")).await.unwrap();
+    let (committer, task) =
+        Committer::start(Arc::new(MemoryLog::new(1)), events, dead, 1, Breakers::new("events")).await.unwrap();
     let submission = |end: i64, age: Duration| Submission {
         ranges: vec![OffsetRange { partition: 0, start: end - 1, end }],
         files: vec![DataFile {
@@ -246,7 +252,7 @@ async fn files_that_a_sweep_may_have_deleted_are_not_committed() {
             ranges: Vec::new(),
             sorted_by: Vec::new(),
         }],
-        dead: None,
+        dead: Vec::new(),
     };
     let fresh = committer.submit(submission(1, Duration::from_secs(3_600))).await;
     assert!(matches!(fresh, Verdict::Committed), "{fresh:?}");

@@ -6,6 +6,7 @@ use lake::testing::{Fault, FaultyStore, Op, faulty_lake};
 use lake::{Table, schema};
 use processor::Committer;
 use processor::breaker::Breakers;
+use std::sync::Arc;
 use std::time::Duration;
 
 const OPS: [Op; 3] = [Op::Put, Op::Get, Op::List];
@@ -99,7 +100,8 @@ async fn a_table_that_may_not_be_read_is_not_asked_for_ever() {
     let (lake, store) = faulty_lake(directory.path()).unwrap();
     let events = Table::open_or_create(&lake, "events", schema::events(&dataset())).await.unwrap();
     let dead = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
-    let (committer, _) = Committer::start(events, dead, 1, Breakers::new("events")).await.unwrap();
+    let (committer, _) =
+        Committer::start(Arc::new(MemoryLog::new(1)), events, dead, 1, Breakers::new("events")).await.unwrap();
     store.inject(Op::Get, "events/_delta_log", Fault::Fail, 1);
     assert_eq!(committer.positions(vec![0]).await.unwrap(), [None]);
     store.inject(Op::Get, "events/_delta_log", Fault::Deny, 1);

@@ -3,7 +3,9 @@
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
-use eventlog::{AppendError, Bounds, Consumer, Headers, Input, Log, LogError, NewRecord, Position, Record};
+use eventlog::{
+    AppendError, Bounds, Consumer, Headers, Input, Log, LogError, NewRecord, Position, Record, SharedLog, Tail,
+};
 use futures::future::BoxFuture;
 use lake::dataset::{Dataset, DatasetSpec};
 use lake::parquet::FileWriter;
@@ -24,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MemoryLog {
     shared: Arc<Mutex<Shared>>,
+    /// The control topic, if this is a log that processes share.
+    control: Option<Arc<Mutex<Shared>>>,
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +36,13 @@ struct Shared {
     /// What consumers are told, in the order in which they joined.
     told: Vec<VecDeque<Input>>,
     waiting: bool,
+    assigned: Vec<Position>,
     released: Vec<i32>,
+    /// Answers of committers that the log is to lose.
+    lost_answers: usize,
+    lost_announcements: usize,
+    /// Consumers that were closed.
+    gone: usize,
     hints: BTreeMap<i32, i64>,
     /// What polls and questions for bounds answer.
     failure: Option<fn() -> LogError>,
@@ -52,6 +62,45 @@ impl MemoryLog {
         let log = MemoryLog::default();
         log.shared.lock().unwrap().partitions.resize_with(partitions, Partition::default);
         log
+    }
+
+    /// A log that processes share: they agree on commits through its control topic.
+    pub(crate) fn shared_by_processes(partitions: usize) -> MemoryLog {
+        let control = MemoryLog::new(1).shared;
+        MemoryLog { control: Some(control), ..MemoryLog::new(partitions) }
+    }
+
+    fn control(&self) -> std::sync::MutexGuard<'_, Shared> {
+        self.control.as_ref().expect("a log that processes share").lock().unwrap()
+    }
+
+    /// Appends a record to the control topic as anybody might.
+    pub(crate) fn push_control(&self, value: impl Into<Bytes>) {
+        self.control().partitions[0].records.push((value.into(), 1_000));
+    }
+
+    /// Where committers began to read the control topic.
+    pub(crate) fn terms(&self) -> Vec<i64> {
+        self.control().assigned.iter().map(|position| position.offset).collect()
+    }
+
+    /// The next `count` answers are acknowledged and nobody sees them.
+    pub(crate) fn lose_answers(&self, count: usize) {
+        self.control().lost_answers = count;
+    }
+
+    /// The next `count` announcements are acknowledged and nobody sees them.
+    pub(crate) fn lose_announcements(&self, count: usize) {
+        self.control().lost_announcements = count;
+    }
+
+    pub(crate) fn control_records(&self) -> usize {
+        self.control().partitions[0].records.len()
+    }
+
+    /// How many candidates have left the election.
+    pub(crate) fn candidates_gone(&self) -> usize {
+        self.control().gone
     }
 
     /// Appends a record as any producer might.
@@ -128,23 +177,37 @@ impl Log for MemoryLog {
         Box::pin(std::future::ready(Ok(partitions)))
     }
 
-    fn append<'a>(&'a self, _: &'a str, _: Vec<NewRecord>) -> BoxFuture<'a, Vec<Result<Position, AppendError>>> {
-        unimplemented!("tests push")
+    /// Events are pushed; only the control topic is appended to.
+    fn append<'a>(
+        &'a self,
+        topic: &'a str,
+        records: Vec<NewRecord>,
+    ) -> BoxFuture<'a, Vec<Result<Position, AppendError>>> {
+        assert!(topic.ends_with("__commits"), "{topic}");
+        let mut control = self.control();
+        let mut append = |record: NewRecord| {
+            let offset = control.partitions[0].records.len() as i64;
+            let control = &mut *control;
+            let left = match record.value.starts_with(b"{\"answers\"") {
+                true => &mut control.lost_answers,
+                false => &mut control.lost_announcements,
+            };
+            match left {
+                0 => control.partitions[0].records.push((record.value, 1_000)),
+                left => *left -= 1,
+            }
+            Ok(Position { partition: 0, offset })
+        };
+        let fates = records.into_iter().map(&mut append).collect();
+        Box::pin(std::future::ready(fates))
     }
 
     fn consumer(&self, _: &str, _: &str) -> Result<Box<dyn Consumer>, LogError> {
-        let mut shared = self.shared.lock().unwrap();
-        let all = (0..shared.partitions.len() as i32).collect();
-        let told = if shared.waiting { VecDeque::new() } else { VecDeque::from([Input::Assigned(all)]) };
-        shared.told.push(told);
-        let number = shared.told.len() - 1;
-        Ok(Box::new(MemoryConsumer {
-            shared: Arc::clone(&self.shared),
-            number,
-            assigned: Vec::new(),
-            positions: BTreeMap::new(),
-            paused: BTreeSet::new(),
-        }))
+        Ok(Box::new(MemoryConsumer::join(&self.shared)))
+    }
+
+    fn shared(&self) -> Option<&dyn SharedLog> {
+        self.control.is_some().then_some(self)
     }
 
     fn health(&self) -> Result<(), LogError> {
@@ -156,12 +219,69 @@ impl Log for MemoryLog {
     }
 }
 
+impl SharedLog for MemoryLog {
+    fn ensure_control_topic<'a>(&'a self, _: &'a str, _: Duration) -> BoxFuture<'a, Result<(), LogError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn candidate(&self, _: &str, _: &str) -> Result<Box<dyn Consumer>, LogError> {
+        Ok(Box::new(MemoryConsumer::join(self.control.as_ref().expect("a control topic"))))
+    }
+
+    fn tail(&self, _: &str) -> Result<Box<dyn Tail>, LogError> {
+        let control = Arc::clone(self.control.as_ref().expect("a control topic"));
+        let next = control.lock().unwrap().partitions[0].records.len();
+        Ok(Box::new(MemoryTail { control, next }))
+    }
+}
+
+struct MemoryTail {
+    control: Arc<Mutex<Shared>>,
+    next: usize,
+}
+
+impl Tail for MemoryTail {
+    fn poll(&mut self, max_wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<usize, LogError> {
+        let fresh = self.control.lock().unwrap().partitions[0].records[self.next..].to_vec();
+        for (value, timestamp_ms) in &fresh {
+            sink(record(0, self.next as i64, value, *timestamp_ms));
+            self.next += 1;
+        }
+        if fresh.is_empty() {
+            std::thread::sleep(max_wait.min(Duration::from_millis(2)));
+        }
+        Ok(fresh.len())
+    }
+}
+
+/// A record of nothing but a value; of an empty one, not even that.
+fn record(partition: i32, offset: i64, value: &Bytes, timestamp_ms: i64) -> Record<'_> {
+    let value = (!value.is_empty()).then_some(&value[..]);
+    Record { partition, offset, timestamp_ms, key: None, value, headers: Headers::from_pairs(&[]) }
+}
+
 struct MemoryConsumer {
     shared: Arc<Mutex<Shared>>,
     number: usize,
     assigned: Vec<i32>,
     positions: BTreeMap<i32, i64>,
     paused: BTreeSet<i32>,
+}
+
+impl MemoryConsumer {
+    fn join(topic: &Arc<Mutex<Shared>>) -> MemoryConsumer {
+        let mut shared = topic.lock().unwrap();
+        let all = (0..shared.partitions.len() as i32).collect();
+        let told = if shared.waiting { VecDeque::new() } else { VecDeque::from([Input::Assigned(all)]) };
+        shared.told.push(told);
+        MemoryConsumer {
+            shared: Arc::clone(topic),
+            number: shared.told.len() - 1,
+            assigned: Vec::new(),
+            positions: BTreeMap::new(),
+            paused: BTreeSet::new(),
+        }
+    }
 }
 
 impl Consumer for MemoryConsumer {
@@ -190,16 +310,7 @@ impl Consumer for MemoryConsumer {
                 return Ok(Input::OutOfRange(*partition));
             }
             for (value, timestamp_ms) in log.records.iter().skip(*position as usize).take(100) {
-                let value = (!value.is_empty()).then_some(&value[..]);
-                let headers = Headers::from_pairs(&[]);
-                sink(Record {
-                    partition: *partition,
-                    offset: *position,
-                    timestamp_ms: *timestamp_ms,
-                    key: None,
-                    value,
-                    headers,
-                });
+                sink(record(*partition, *position, value, *timestamp_ms));
                 *position += 1;
                 count += 1;
             }
@@ -216,6 +327,7 @@ impl Consumer for MemoryConsumer {
         let mut answered: Vec<i32> = from.iter().map(|position| position.partition).collect();
         answered.sort();
         assert_eq!(answered, self.assigned, "an assignment is answered as a whole");
+        self.shared.lock().unwrap().assigned.extend(from);
         self.positions.extend(from.iter().map(|position| (position.partition, position.offset)));
         self.paused.retain(|partition| !answered.contains(partition));
         Ok(())
@@ -262,6 +374,7 @@ impl Consumer for MemoryConsumer {
     }
 
     fn close(self: Box<Self>) -> Result<(), LogError> {
+        self.shared.lock().unwrap().gone += 1;
         Ok(())
     }
 }
