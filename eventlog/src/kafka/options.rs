@@ -70,6 +70,13 @@ impl KafkaOptions {
         self.with_own_options(config)
     }
 
+    /// A producer whose records count once their transaction is committed, and which shuts out those of the same `id`.
+    pub(super) fn transactions(&self, id: &str) -> ClientConfig {
+        let mut config = self.producer();
+        config.set("transactional.id", id);
+        config
+    }
+
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
         let mut config = self.common();
         config
