@@ -12,5 +12,6 @@ mod first_steps;
 mod crashes;
 mod many_processes;
 mod foreign_producers;
+mod dead_letters;
 mod outage;
 mod memory;

@@ -12,6 +12,7 @@ pub mod reader;
 pub mod kafka;
 pub mod broker;
 pub mod foreign;
+pub mod dead;
 
 use std::time::{Duration, Instant};
 
