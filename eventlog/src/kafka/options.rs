@@ -85,6 +85,8 @@ impl KafkaOptions {
             .set("enable.auto.offset.store", "false")
             // Where to start is told with every assignment; an offset that is gone is the caller's decision.
             .set("auto.offset.reset", "error")
+            // What a transaction took back was never written; exclusive writers count on it.
+            .set("isolation.level", "read_committed")
             .set("max.poll.interval.ms", "300000")
             .set("queued.max.messages.kbytes", kib(self.consumer_queue_bytes))
             // With the queue full, librdkafka would look again only after a second, when it has long run empty.
