@@ -74,7 +74,8 @@ impl Marks {
         let file = self.upload(&batch, batch.begun()?).await?;
         let ends = bounds.iter().enumerate();
         let change = Change {
-            operation: "REPLAY",
+            // The kernel writes checksums only behind operations whose names it knows.
+            operation: "WRITE",
             parameters: [("batch".to_owned(), batch.id.as_str().into())].into(),
             adds: vec![file.clone()],
             txns: ends.map(|(partition, bounds)| (app_id(&self.dataset, partition), bounds.next)).collect(),
@@ -95,7 +96,7 @@ impl Marks {
             false => vec![self.upload(&open.batch, open.batch.settled(landed)?).await?],
         };
         let change = Change {
-            operation: "REPLAYED",
+            operation: "UPDATE",
             parameters: [("batch".to_owned(), open.batch.id.as_str().into())].into(),
             adds,
             removes: vec![DataFile::clone(&open.file)],
