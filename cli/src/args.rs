@@ -4,6 +4,7 @@
 
 use crate::bench::args::Bench;
 use crate::config::Overrides;
+use crate::dead::args::Dead;
 use crate::listen::ListenAddr;
 use crate::telemetry::LogFormat;
 use clap::builder::BoolishValueParser;
@@ -35,6 +36,8 @@ pub enum Command {
     Compactor(Compactor),
     /// List the files that make up a table, for engines that do not read Delta
     Files(Files),
+    /// Look at records that are no events, take them out, and replay them as they were or corrected
+    Dead(Dead),
     /// Check the configuration, and that the log and the lake can be reached
     Check(Check),
     /// Measure: post a file of events to a gateway, or see how fast a part is on this machine
@@ -165,6 +168,7 @@ impl Args {
             Command::Compactor(compactor) => (None, Some(&compactor.admin), None),
             Command::Check(check) => (None, None, Some(&check.kafka)),
             Command::Bench(bench) => (None, None, bench.kafka()),
+            Command::Dead(dead) => (None, None, dead.kafka()),
             Command::Files(_) => (None, None, None),
         };
         Overrides {

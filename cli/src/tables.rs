@@ -49,12 +49,13 @@ pub async fn prepare(lake: &Lake, datasets: &[Dataset]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens an existing table for reading, by its name: that of a dataset, or of its dead letters.
+/// Opens an existing table for reading, by its name: that of a dataset, of its dead letters, or of their replays.
 pub async fn open_table(config: &Config, lake: &Lake, name: &str) -> anyhow::Result<Table> {
-    let schema = match name.ends_with("__dead") {
-        true => schema::dead(),
+    let schema = match name.rsplit_once("__") {
+        Some((_, "dead")) => schema::dead(),
+        Some((_, "dead_replays")) => schema::dead_replays(),
         // What the table says wins over what the configuration declares: reading needs no declaration.
-        false => schema::events(&Dataset::new(name, DatasetSpec::default())?),
+        _ => schema::events(&Dataset::new(name, DatasetSpec::default())?),
     };
     let table = Table::open(lake, name, schema).await.with_context(|| format!("cannot open the table {name}"))?;
     let Some(table) = table else {

@@ -58,6 +58,11 @@ fn a_wrong_argument_is_told_in_one_line() {
         (&["start"], &["start", "--help"]),
         (&["files"], &["<DATASET>"]),
         (&["files", "events", "--version", "newest"], &["newest", "--version"]),
+        (&["dead", "ls"], &["<DATASET>"]),
+        (&["dead", "ls", "events", "--since", "yesterday"], &["yesterday", "--since", "2h"]),
+        (&["dead", "ls", "events", "--offset", "5..5"], &["5..5", "--offset", "42..50"]),
+        (&["dead", "ls", "events", "--pending", "--replayed"], &["--pending", "--replayed"]),
+        (&["dead", "show", "events", "42"], &["42", "3/42"]),
     ] {
         let (code, line) = complaint(lakehose(empty().path(), args));
         assert_eq!(code, 2, "{line}");
@@ -187,6 +192,33 @@ fn a_table_that_is_not_there_is_told_with_those_that_could_be() {
     std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
     let (_, line) = complaint(lakehose(directory.path(), &["files", "heartbeats"]));
     assert_says(&line, &["heartbeats", "events", "--lake"]);
+}
+
+#[test]
+fn a_dataset_without_dead_letters_has_none_and_an_unknown_one_is_told_so() {
+    let directory = empty();
+    assert!(Running::start(up(directory.path(), "", &[])).stop().status.success());
+    for args in [&["ls", "events"][..], &["export", "events"], &["replay", "events"]] {
+        let output = lakehose(directory.path(), &[&["dead"], args].concat()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    let (code, line) = complaint(lakehose(directory.path(), &["dead", "ls", "evnets"]));
+    assert_eq!(code, 1);
+    assert_says(&line, &["evnets", "events"]);
+    let (_, line) = complaint(lakehose(directory.path(), &["dead", "show", "events", "0/7"]));
+    assert_says(&line, &["0/7", "dead ls"]);
+    std::fs::remove_dir_all(directory.path().join("lakehose-data/lake/events__dead")).unwrap();
+    let output = lakehose(directory.path(), &["dead", "ls", "events"]).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout), (Some(0), b"no dead letters\n".to_vec()));
+}
+
+#[test]
+fn replaying_into_the_log_of_a_running_process_says_what_to_do() {
+    let directory = empty();
+    let _running = Running::start(up(directory.path(), "", &[]));
+    let (code, line) = complaint(lakehose(directory.path(), &["dead", "replay", "events"]));
+    assert_eq!(code, 1);
+    assert_says(&line, &["lakehose-data/log", "in use", "stop the running `lakehose up`", "--brokers"]);
 }
 
 /// A `lakehose up` that runs until dropped.

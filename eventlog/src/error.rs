@@ -22,6 +22,20 @@ pub enum AppendError {
     Refused(String),
 }
 
+/// Why [`crate::Exclusive::append`] failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WholeError {
+    /// Another writer was opened since. What became of these records, that one can find out.
+    #[error("another writer has taken over topic {topic}")]
+    Superseded { topic: String },
+    /// None of the records is in the log, nor will be.
+    #[error(transparent)]
+    Refused(#[from] AppendError),
+    /// All of them or none are in the log. A writer opened anew finds out.
+    #[error("the log does not tell whether it has the records: {reason}")]
+    Unknown { reason: String },
+}
+
 /// Why an operation other than an append failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

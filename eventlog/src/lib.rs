@@ -16,8 +16,8 @@ pub mod error;
 pub mod kafka;
 pub mod local;
 
-pub use error::{AppendError, LogError};
-pub use record::{Headers, NewRecord, Position, Record, partition_for};
+pub use error::{AppendError, LogError, WholeError};
+pub use record::{Headers, NewRecord, OwnedRecord, Position, Record, partition_for};
 
 use futures::future::BoxFuture;
 use std::time::Duration;
@@ -42,6 +42,13 @@ pub trait Log: Send + Sync + 'static {
     /// What the log offers on top when several processes share it; `None` if this process has it to itself.
     fn shared(&self) -> Option<&dyn SharedLog> {
         None
+    }
+
+    /// Opens `topic` for one writer alone and shuts out every earlier one, in whatever process it lives or hangs: when
+    /// this returns, nothing of theirs can get into the topic any more. Blocks; ordinary appends go on beside it.
+    fn exclusive(&self, topic: &str) -> Result<Box<dyn Exclusive>, LogError> {
+        let reason = format!("this log cannot open {topic} for one writer alone");
+        Err(LogError::Fatal { what: "open a topic", reason })
     }
 
     /// Whether the log can take records now; the reason if not. Cheap: asked by readiness probes and by the gateway.
@@ -107,6 +114,22 @@ pub trait Consumer: Send {
 
     /// Leaves the group, giving up all partitions.
     fn close(self: Box<Self>) -> Result<(), LogError>;
+}
+
+/// The only writer of its kind to a topic, until the next one is opened. Its calls block.
+///
+/// For work that must be done exactly once by programs that may crash or hang: note what is to be appended, append it
+/// whole, note that it is done. Whoever finds a note that is not done opens a writer of its own, which settles what the
+/// one before was doing, and [reads](Exclusive::read) whether that got in.
+pub trait Exclusive: Send {
+    /// What each partition holds, in the order of their numbers.
+    fn bounds(&mut self) -> Result<Vec<Bounds>, LogError>;
+
+    /// Appends all of the records or none, and tells where each of them is.
+    fn append(&mut self, records: Vec<OwnedRecord>) -> Result<Vec<Position>, WholeError>;
+
+    /// Hands the records from the given positions on to `sink`, to the end that each partition has when the call begins.
+    fn read(&mut self, from: &[Position], sink: &mut dyn FnMut(Record<'_>)) -> Result<(), LogError>;
 }
 
 /// Upper bound of records that one [`Consumer::poll`] hands out.

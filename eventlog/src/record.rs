@@ -20,8 +20,65 @@ pub struct NewRecord {
 impl NewRecord {
     /// Bytes that the record carries, framing left aside.
     pub fn size(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        self.key.len() + self.value.len() + headers
+        Append::size(self)
+    }
+}
+
+/// A record of any producer, owned: what a [`Record`] lends, without its place. The local log knows no null: it keeps an
+/// absent key or value as an empty one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnedRecord {
+    pub key: Option<Bytes>,
+    pub value: Option<Bytes>,
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+impl OwnedRecord {
+    /// Bytes that the record carries, framing left aside.
+    pub fn size(&self) -> usize {
+        Append::size(self)
+    }
+}
+
+/// What appending asks of a record.
+pub(crate) trait Append {
+    fn key(&self) -> Option<&[u8]>;
+    fn value(&self) -> Option<&[u8]>;
+    fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)>;
+
+    /// Bytes that the record carries, framing left aside.
+    fn size(&self) -> usize {
+        let bytes = |value: Option<&[u8]>| value.map_or(0, <[u8]>::len);
+        let headers: usize = self.headers().map(|(name, value)| name.len() + bytes(value)).sum();
+        bytes(self.key()) + bytes(self.value()) + headers
+    }
+}
+
+impl Append for NewRecord {
+    fn key(&self) -> Option<&[u8]> {
+        Some(&self.key)
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        Some(&self.value)
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        self.headers.iter().map(|(name, value)| (*name, Some(value.as_ref())))
+    }
+}
+
+impl Append for OwnedRecord {
+    fn key(&self) -> Option<&[u8]> {
+        self.key.as_deref()
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        self.value.as_deref()
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()))
     }
 }
 

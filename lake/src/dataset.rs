@@ -15,6 +15,11 @@ pub fn dead_table(dataset: &str) -> String {
     format!("{dataset}__dead")
 }
 
+/// Name of the table that tells which dead letters of a dataset were replayed.
+pub fn dead_replays_table(dataset: &str) -> String {
+    format!("{dataset}__dead_replays")
+}
+
 /// What a dataset is called, how it is split and which columns it has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
@@ -110,10 +115,10 @@ impl Dataset {
         if name.len() > MAX_NAME_BYTES {
             return Err(DatasetError::Name { name: name.clone(), rule: "at most 128 characters" });
         }
-        if name.ends_with("__dead") {
+        if name.ends_with("__dead") || name.ends_with("__dead_replays") {
             return Err(DatasetError::Name {
                 name: name.clone(),
-                rule: "another ending: `__dead` marks tables of dead letters",
+                rule: "another ending: `__dead` and `__dead_replays` mark tables of dead letters",
             });
         }
         if name.ends_with("__commits") {
@@ -274,7 +279,7 @@ mod tests {
 
     #[test]
     fn refuses_names_that_are_paths_or_taken() {
-        for name in ["", "../x", "a/b", "-a", "a b", "é", "events__dead", "events__commits"] {
+        for name in ["", "../x", "a/b", "-a", "a b", "é", "events__dead", "events__dead_replays", "events__commits"] {
             assert!(Dataset::new(name, DatasetSpec::default()).is_err(), "{name}");
         }
     }

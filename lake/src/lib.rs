@@ -4,6 +4,7 @@
 //! <lake>/events/_delta_log/…json      the table log: numbered, put-if-absent, the only truth
 //! <lake>/events/date=2026-11-22/      a window: fragments (small, of processors) and segments (large, of compactors)
 //! <lake>/events__dead/…               dead letters of the dataset, a table of its own
+//! <lake>/events__dead_replays/…       which of them were replayed, and to where
 //! ```
 //!
 //! Invariants, by which the rest of the code is written and which tests cite:

@@ -64,6 +64,25 @@ pub fn dead() -> TableSchema {
     TableSchema { arrow: Arc::new(Schema::new(fields)), declared: 0..0, stats }
 }
 
+/// The table of replayed dead letters, alike for every dataset: where each came from and where it is now.
+/// `replayed_offset` is null while a batch is under way; until then the row holds the record as it is to be appended.
+pub fn dead_replays() -> TableSchema {
+    let fields = vec![
+        text("batch"),
+        Field::new("kafka_partition", DataType::Int32, true),
+        Field::new("kafka_offset", DataType::Int64, true),
+        timestamp("replayed_at"),
+        Field::new("corrected", DataType::Boolean, true),
+        Field::new("replayed_partition", DataType::Int32, true),
+        Field::new("replayed_offset", DataType::Int64, true),
+        Field::new("key", DataType::Binary, true),
+        Field::new("payload", DataType::Binary, true),
+        text("headers"),
+    ];
+    let stats = names(&["kafka_partition", "kafka_offset", "replayed_at", "replayed_offset"]);
+    TableSchema { arrow: Arc::new(Schema::new(fields)), declared: 0..0, stats }
+}
+
 impl TableSchema {
     /// The columns of an existing table: from Delta's `schemaString`, and the property that names those with statistics.
     pub fn from_delta(schema: &str, stats: &str) -> Result<TableSchema, Unreadable> {

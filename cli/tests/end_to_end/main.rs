@@ -12,6 +12,7 @@ mod first_steps;
 mod crashes;
 mod many_processes;
 mod foreign_producers;
+mod dead_letters;
 mod outage;
 mod memory;
 mod schema_change;

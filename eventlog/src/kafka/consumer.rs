@@ -131,6 +131,36 @@ impl KafkaConsumer {
         moved.into_iter().try_for_each(|partition| self.restart(partition))
     }
 
+    /// Where librdkafka reads on. Behind the last record that was handed out it may have skipped the end of a
+    /// transaction, which takes an offset of the partition and is no record.
+    fn passed(&self, partition: i32) -> Option<i64> {
+        let position = self.consumer.position().ok()?.find_partition(&self.topic, partition)?.offset();
+        match position {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// The end of a partition, where there is nothing but ends of transactions between the last record and it.
+    fn without_markers(&self, partition: i32, end: i64) -> i64 {
+        match self.assigned.get(&partition) {
+            Some(reading) if reading.next < end && self.passed(partition).is_some_and(|passed| passed >= end) => {
+                reading.next
+            }
+            _ => end,
+        }
+    }
+
+    /// What lag tools are told: they would take the end of a transaction for a record that is never read.
+    fn with_markers(&self, position: &Position) -> i64 {
+        match self.assigned.get(&position.partition) {
+            Some(reading) if reading.next == position.offset => {
+                self.passed(position.partition).unwrap_or_default().max(position.offset)
+            }
+            _ => position.offset,
+        }
+    }
+
     fn list(&self, positions: &[Position]) -> Result<TopicPartitionList, LogError> {
         let mut list = TopicPartitionList::with_capacity(positions.len());
         for position in positions {
@@ -312,7 +342,7 @@ impl Consumer for KafkaConsumer {
     fn bounds(&mut self, partition: i32, timeout: Duration) -> Result<Bounds, LogError> {
         const BOUNDS: &str = "ask for the bounds of a partition";
         match self.consumer.fetch_watermarks(&self.topic, partition, timeout) {
-            Ok((first, next)) => Ok(Bounds { first, next }),
+            Ok((first, next)) => Ok(Bounds { first, next: self.without_markers(partition, next) }),
             Err(err) if err.rdkafka_error_code().is_some_and(is_unknown) => Err(self.unknown(BOUNDS, &err)),
             Err(err) => Err(describe(BOUNDS, &err)),
         }
@@ -320,14 +350,16 @@ impl Consumer for KafkaConsumer {
 
     fn end_offset(&self, partition: i32) -> Option<i64> {
         let read = self.assigned.get(&partition).map(|reading| reading.next);
-        self.consumer.context().end(partition).map(|end| read.map_or(end, |read| end.max(read)))
+        let end = self.consumer.context().end(partition)?;
+        Some(self.without_markers(partition, read.map_or(end, |read| end.max(read))))
     }
 
     fn commit_hint(&mut self, next: &[Position]) -> Result<(), LogError> {
         if next.is_empty() {
             return Ok(());
         }
-        let list = self.list(next)?;
+        let skipped = |position: &Position| Position { offset: self.with_markers(position), ..*position };
+        let list = self.list(&next.iter().map(skipped).collect::<Vec<_>>())?;
         if let Err(err) = self.consumer.commit(&list, CommitMode::Async) {
             debug!(%err, "group offsets not committed");
         }

@@ -10,10 +10,11 @@ mod producer;
 mod rebalance;
 mod consumer;
 mod tail;
+mod exclusive;
 
 pub use options::KafkaOptions;
 
-use crate::{AppendError, Consumer, Log, LogError, NewRecord, Position, SharedLog, Tail};
+use crate::{AppendError, Consumer, Exclusive, Log, LogError, NewRecord, Position, SharedLog, Tail};
 use context::{Health, Quiet, Trouble};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -136,6 +137,10 @@ impl Log for KafkaLog {
         Some(self)
     }
 
+    fn exclusive(&self, topic: &str) -> Result<Box<dyn Exclusive>, LogError> {
+        Ok(Box::new(exclusive::KafkaExclusive::open(&self.options, self.limits, topic)?))
+    }
+
     fn health(&self) -> Result<(), LogError> {
         const WHAT: &str = "Kafka";
         if self.closed.load(Ordering::Acquire) {
@@ -191,7 +196,7 @@ impl Drop for KafkaLog {
 }
 
 fn new_producer(options: &KafkaOptions, limits: Limits, health: &Arc<Health>) -> Result<Producer, KafkaError> {
-    let reports = Reports { health: Arc::clone(health), limits };
+    let reports = Reports { health: Arc::clone(health), limits, tells: true };
     options.producer().create_with_context(reports)
 }
 

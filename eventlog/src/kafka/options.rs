@@ -73,6 +73,13 @@ impl KafkaOptions {
         self.with_own_options(config)
     }
 
+    /// A producer whose records count once their transaction is committed, and which shuts out those of the same `id`.
+    pub(super) fn transactions(&self, id: &str) -> ClientConfig {
+        let mut config = self.producer();
+        config.set("transactional.id", id);
+        config
+    }
+
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
         let answer = (self.consumer_queue_bytes / 8).clamp(Self::SMALLEST_ANSWER, Self::LARGEST_ANSWER);
         let mut config = self.common();
@@ -82,6 +89,8 @@ impl KafkaOptions {
             .set("enable.auto.offset.store", "false")
             // Where to start is told with every assignment; an offset that is gone is the caller's decision.
             .set("auto.offset.reset", "error")
+            // What a transaction took back was never written; exclusive writers count on it.
+            .set("isolation.level", "read_committed")
             .set("max.poll.interval.ms", "300000")
             .set("queued.max.messages.kbytes", kib(self.consumer_queue_bytes))
             // With the queue full, librdkafka would look again only after a second, when it has long run empty.

@@ -4,7 +4,8 @@
 //! be handed to librdkafka, the rest of the call is refused too: a later record of the same key must not overtake it.
 
 use super::context::{self, Health};
-use crate::{AppendError, NewRecord, Position};
+use crate::record::Append;
+use crate::{AppendError, Position};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -22,6 +23,8 @@ pub(super) type Producer = ThreadedProducer<Reports, NoCustomPartitioner>;
 pub(super) struct Reports {
     pub(super) health: Arc<Health>,
     pub(super) limits: Limits,
+    /// Whether librdkafka tells of errors itself; of those of a transaction the caller hears in any case.
+    pub(super) tells: bool,
 }
 
 /// What error messages tell about the configuration.
@@ -65,10 +68,10 @@ impl Call {
 }
 
 /// Hands `records` to librdkafka; the receiver gets the answer once every fate is known.
-pub(super) fn send(
+pub(super) fn send<R: Append>(
     producer: &Producer,
     topic: &str,
-    records: &[NewRecord],
+    records: &[R],
     limits: Limits,
 ) -> oneshot::Receiver<Answer> {
     let (done, receiver) = oneshot::channel();
@@ -87,11 +90,8 @@ pub(super) fn send(
             continue;
         }
         let ticket = Box::new(Ticket { call: Arc::clone(&call), index });
-        let mut message =
-            BaseRecord::with_opaque_to(topic, ticket).key(record.key.as_ref()).payload(record.value.as_ref());
-        if !record.headers.is_empty() {
-            message = message.headers(headers(record));
-        }
+        let mut message = BaseRecord::<[u8], [u8], _>::with_opaque_to(topic, ticket);
+        (message.key, message.payload, message.headers) = (record.key(), record.value(), headers(record));
         if let Err((err, message)) = producer.send(message) {
             let reason = refusal(&err, bytes, limits);
             message.delivery_opaque.call.settle(index, Err(reason.clone()));
@@ -103,12 +103,10 @@ pub(super) fn send(
     receiver
 }
 
-fn headers(record: &NewRecord) -> OwnedHeaders {
-    let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-    record
-        .headers
-        .iter()
-        .fold(headers, |headers, (name, value)| headers.insert(Header { key: name, value: Some(value.as_ref()) }))
+fn headers(record: &impl Append) -> Option<OwnedHeaders> {
+    let insert =
+        |headers: Option<OwnedHeaders>, (key, value)| Some(headers.unwrap_or_default().insert(Header { key, value }));
+    record.headers().fold(None, insert)
 }
 
 /// What an error of librdkafka means for a record that it did not take at all.
@@ -156,7 +154,10 @@ fn is_final(code: RDKafkaErrorCode) -> bool {
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        context::log(level, facility, line);
+        match self.tells {
+            true => context::log(level, facility, line),
+            false => tracing::debug!(facility, line, "librdkafka"),
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -11,7 +11,7 @@
 //! ```
 //! All numbers are little-endian.
 
-use crate::record::{Headers, NewRecord};
+use crate::record::{Append, Headers};
 
 const VERSION: u8 = 1;
 /// Bytes before the first record of a batch.
@@ -42,24 +42,26 @@ impl Framed<'_> {
 }
 
 /// Bytes that `record` takes in a batch.
-pub(super) fn framed_len(record: &NewRecord) -> usize {
-    let headers: usize = record.headers.iter().map(|(name, value)| 2 + name.len() + 4 + value.len()).sum();
-    RECORD_HEAD + record.key.len() + record.value.len() + headers
+pub(super) fn framed_len(record: &impl Append) -> usize {
+    let header = |(name, value): (&str, Option<&[u8]>)| 2 + name.len() + 4 + value.map_or(0, <[u8]>::len);
+    let headers: usize = record.headers().map(header).sum();
+    RECORD_HEAD + record.key().map_or(0, <[u8]>::len) + record.value().map_or(0, <[u8]>::len) + headers
 }
 
 /// Appends `record` to `out`. The caller has bounded the record's size well below 4 GiB.
-pub(super) fn write_record(out: &mut Vec<u8>, record: &NewRecord) {
-    let headers_len = framed_len(record) - RECORD_HEAD - record.key.len() - record.value.len();
-    out.extend_from_slice(&(record.key.len() as u32).to_le_bytes());
-    out.extend_from_slice(&(record.value.len() as u32).to_le_bytes());
+pub(super) fn write_record(out: &mut Vec<u8>, record: &impl Append) {
+    let (key, value) = (record.key().unwrap_or_default(), record.value().unwrap_or_default());
+    let headers_len = framed_len(record) - RECORD_HEAD - key.len() - value.len();
+    out.extend_from_slice(&(key.len() as u32).to_le_bytes());
+    out.extend_from_slice(&(value.len() as u32).to_le_bytes());
     out.extend_from_slice(&(headers_len as u32).to_le_bytes());
-    out.extend_from_slice(&record.key);
-    out.extend_from_slice(&record.value);
-    for (name, value) in &record.headers {
+    out.extend_from_slice(key);
+    out.extend_from_slice(value);
+    for (name, value) in record.headers() {
         out.extend_from_slice(&(name.len() as u16).to_le_bytes());
         out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        out.extend_from_slice(value);
+        out.extend_from_slice(&value.map_or(NULL, |value| value.len() as u32).to_le_bytes());
+        out.extend_from_slice(value.unwrap_or_default());
     }
 }
 
@@ -125,6 +127,7 @@ fn slice(bytes: &[u8], at: usize, len: usize) -> Option<(&[u8], usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NewRecord;
     use bytes::Bytes;
     use proptest::prelude::*;
 

@@ -16,10 +16,12 @@ mod topic;
 mod writer;
 mod retention;
 mod consumer;
+mod exclusive;
 
 pub use options::LocalOptions;
 
-use crate::{AppendError, Consumer, Log, LogError, NewRecord, Position, partition_for};
+use crate::record::Append as AppendRecord;
+use crate::{AppendError, Consumer, Exclusive, Log, LogError, NewRecord, Position, partition_for};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
@@ -138,41 +140,6 @@ impl LocalLog {
         self.shared.store.remove_hint(&topic.name, group).map_err(|err| fatal(err.to_string()))
     }
 
-    async fn append_all(&self, topic: &str, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
-        let count = records.len();
-        let refuse = |err: AppendError| vec![Err(err); count];
-        if let Err(err) = self.shared.takes_records() {
-            return refuse(err);
-        }
-        let Some(topic) = self.shared.topic(topic) else {
-            return refuse(AppendError::Refused(format!("topic {topic} does not exist")));
-        };
-        let bytes: usize = records.iter().map(framing::framed_len).sum();
-        let room = u32::try_from(bytes.min(self.shared.options.queue_bytes)).unwrap_or(u32::MAX);
-        let Ok(room) = Arc::clone(&self.shared.queue).acquire_many_owned(room).await else {
-            return refuse(AppendError::Unavailable("the log is closed".into()));
-        };
-        let (parts, places) = frame(&topic, &records, bytes, self.shared.options.max_record_bytes);
-        drop(records);
-        let (answer, answered) = oneshot::channel();
-        let partitions: Vec<i32> = parts.iter().map(|part| part.partition).collect();
-        if parts.is_empty() {
-            let _ = answer.send(Ok(Vec::new()));
-        } else {
-            let _ = self.commands.send(Command::Append(Append { topic, parts, room, answer }));
-        }
-        let bases = match answered.await {
-            Ok(Ok(bases)) => bases,
-            Ok(Err(err)) => return refuse(err),
-            Err(_) => return refuse(AppendError::Unavailable("the log is closed".into())),
-        };
-        let position = |place: Place| Position {
-            partition: partitions[place.part],
-            offset: bases[place.part] + i64::from(place.index),
-        };
-        places.into_iter().map(|place| place.map(position)).collect()
-    }
-
     /// Tells the threads to finish, and refuses appends from now on.
     fn stop(&self) -> Vec<JoinHandle<()>> {
         self.shared.closed.store(true, Ordering::Release);
@@ -183,6 +150,47 @@ impl LocalLog {
     }
 }
 
+/// Appends records to a topic; answers each of them.
+async fn append_all<R: AppendRecord>(
+    shared: &Shared,
+    commands: &UnboundedSender<Command>,
+    topic: &str,
+    records: Vec<R>,
+) -> Vec<Result<Position, AppendError>> {
+    let count = records.len();
+    let refuse = |err: AppendError| vec![Err(err); count];
+    if let Err(err) = shared.takes_records() {
+        return refuse(err);
+    }
+    let Some(topic) = shared.topic(topic) else {
+        return refuse(AppendError::Refused(format!("topic {topic} does not exist")));
+    };
+    let bytes: usize = records.iter().map(framing::framed_len).sum();
+    let room = u32::try_from(bytes.min(shared.options.queue_bytes)).unwrap_or(u32::MAX);
+    let Ok(room) = Arc::clone(&shared.queue).acquire_many_owned(room).await else {
+        return refuse(AppendError::Unavailable("the log is closed".into()));
+    };
+    let (parts, places) = frame(&topic, &records, bytes, shared.options.max_record_bytes);
+    drop(records);
+    let (answer, answered) = oneshot::channel();
+    let partitions: Vec<i32> = parts.iter().map(|part| part.partition).collect();
+    if parts.is_empty() {
+        let _ = answer.send(Ok(Vec::new()));
+    } else {
+        let _ = commands.send(Command::Append(Append { topic, parts, room, answer }));
+    }
+    let bases = match answered.await {
+        Ok(Ok(bases)) => bases,
+        Ok(Err(err)) => return refuse(err),
+        Err(_) => return refuse(AppendError::Unavailable("the log is closed".into())),
+    };
+    let position = |place: Place| Position {
+        partition: partitions[place.part],
+        offset: bases[place.part] + i64::from(place.index),
+    };
+    places.into_iter().map(|place| place.map(position)).collect()
+}
+
 /// Where a record of an append went: the index of its part, and its place in it.
 #[derive(Clone, Copy)]
 struct Place {
@@ -191,9 +199,9 @@ struct Place {
 }
 
 /// Frames records by partition, in order; a record that is too large is left out and refused.
-fn frame(
+fn frame<R: AppendRecord>(
     topic: &Topic,
-    records: &[NewRecord],
+    records: &[R],
     bytes: usize,
     limit: usize,
 ) -> (Vec<Part>, Vec<Result<Place, AppendError>>) {
@@ -205,11 +213,11 @@ fn frame(
     let mut places = Vec::with_capacity(records.len());
     for record in records {
         let bytes = record.size();
-        if bytes > limit || record.headers.iter().any(|(name, _)| name.len() > usize::from(u16::MAX)) {
+        if bytes > limit || record.headers().any(|(name, _)| name.len() > usize::from(u16::MAX)) {
             places.push(Err(AppendError::TooLarge { bytes, limit }));
             continue;
         }
-        let partition = partition_for(&record.key, topic.partitions);
+        let partition = partition_for(record.key().unwrap_or_default(), topic.partitions);
         let part = &mut part_of[partition as usize];
         if *part == usize::MAX {
             *part = parts.len();
@@ -239,7 +247,7 @@ impl Log for LocalLog {
         topic: &'a str,
         records: Vec<NewRecord>,
     ) -> BoxFuture<'a, Vec<Result<Position, AppendError>>> {
-        self.append_all(topic, records).boxed()
+        append_all(&self.shared, &self.commands, topic, records).boxed()
     }
 
     fn consumer(&self, topic: &str, group: &str) -> Result<Box<dyn Consumer>, LogError> {
@@ -249,6 +257,14 @@ impl Log for LocalLog {
         };
         let consumer = consumer::LocalConsumer::join(Arc::clone(&self.shared), topic, group)?;
         Ok(Box::new(consumer))
+    }
+
+    fn exclusive(&self, topic: &str) -> Result<Box<dyn Exclusive>, LogError> {
+        let Some(topic) = self.shared.topic(topic) else {
+            let reason = format!("topic {topic} does not exist");
+            return Err(LogError::Fatal { what: "open a topic for one writer alone", reason });
+        };
+        Ok(Box::new(exclusive::LocalExclusive::open(Arc::clone(&self.shared), self.commands.clone(), topic)))
     }
 
     fn health(&self) -> Result<(), LogError> {

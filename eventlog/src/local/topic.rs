@@ -18,6 +18,8 @@ pub(super) struct Topic {
     /// Oldest first, never empty; the last one is written to.
     segments: RwLock<Vec<Arc<Segment>>>,
     pub(super) groups: Mutex<Groups>,
+    /// The newest exclusive writer.
+    pub(super) exclusive: Mutex<u64>,
     arrivals: Mutex<()>,
     arrived: Condvar,
 }
@@ -114,6 +116,7 @@ impl Topic {
             next: next.into_iter().map(AtomicI64::new).collect(),
             segments: RwLock::new(segments),
             groups: Mutex::new(Groups { hints, ..Groups::default() }),
+            exclusive: Mutex::new(0),
             arrivals: Mutex::new(()),
             arrived: Condvar::new(),
         }

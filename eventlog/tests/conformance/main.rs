@@ -27,13 +27,16 @@ macro_rules! over_every_backend {
 
 over_every_backend!(
     a_closed_log_refuses_appends,
+    a_newer_exclusive_writer_shuts_the_older_out,
     a_hint_does_not_decide_where_reading_starts,
     a_poll_hands_out_a_bounded_number_of_records,
     a_position_outside_the_log_is_reported_and_a_seek_heals_it,
+    a_reader_of_all_records_knows_that_it_is_at_the_end,
     a_record_of_five_megabytes_comes_back_whole,
     a_record_that_is_too_large_is_refused_and_its_neighbours_are_not,
     a_topic_that_does_not_exist_is_refused_at_once,
     an_answer_names_the_place_where_the_record_is_read,
+    an_exclusive_writer_appends_all_or_nothing,
     an_empty_topic_is_idle_and_starts_at_zero,
     bounds_name_the_first_and_the_next_offset,
     empty_values_and_repeated_headers_come_back_as_they_were,

@@ -1,9 +1,10 @@
 //! What every backend promises. Each test makes a topic of its own.
 
-use crate::bed::{Bed, PATIENCE, numbered, record, unique};
+use crate::bed::{Bed, PATIENCE, Reader, numbered, record, unique};
 use bytes::Bytes;
 use eventlog::{
-    AppendError, Bounds, Input, MAX_BYTES_PER_POLL, MAX_RECORDS_PER_POLL, NewRecord, Position, partition_for,
+    AppendError, Bounds, Input, MAX_BYTES_PER_POLL, MAX_RECORDS_PER_POLL, NewRecord, OwnedRecord, Position, WholeError,
+    partition_for,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -320,4 +321,83 @@ pub(crate) fn a_closed_log_refuses_appends(bed: &Bed) {
     let fate = bed.append(&topic, numbered(10, 11)).remove(0);
     assert!(matches!(fate, Err(AppendError::Unavailable(_))), "{fate:?}");
     assert!(bed.log.health().is_err());
+}
+
+/// Records as a foreign producer writes them, as far as every backend can keep them.
+fn foreign(from: usize, to: usize) -> Vec<OwnedRecord> {
+    let record = |n: usize| OwnedRecord {
+        key: Some(format!("key-{n}").into()),
+        value: Some(format!("value-{n}").into()),
+        headers: vec![("n".into(), Some(n.to_string().into())), ("none".into(), None)],
+    };
+    (from..to).map(record).collect()
+}
+
+pub(crate) fn an_exclusive_writer_appends_all_or_nothing(bed: &Bed) {
+    let topic = bed.topic(3);
+    let mut writer = bed.log.exclusive(&topic).unwrap();
+    let positions = writer.append(foreign(0, 100)).unwrap();
+    let too_large = OwnedRecord { value: Some(vec![7; 17 * 1024 * 1024].into()), ..OwnedRecord::default() };
+    let refusal = writer.append([foreign(100, 110), vec![too_large]].concat()).unwrap_err();
+    assert!(matches!(refusal, WholeError::Refused(AppendError::TooLarge { .. })), "{refusal}");
+    let more = writer.append(foreign(100, 150)).unwrap();
+
+    let mut reader = bed.reader(&topic, 0);
+    let seen = reader.read(150);
+    let places: BTreeMap<String, Position> = seen.iter().map(|seen| (seen.text(), seen.at)).collect();
+    for (n, position) in positions.iter().chain(&more).enumerate() {
+        assert_eq!(places[&format!("value-{n}")], *position);
+    }
+    assert_eq!(seen[0].headers[1], ("none".to_owned(), None));
+    reader.nothing_for(Duration::from_millis(300));
+}
+
+pub(crate) fn a_newer_exclusive_writer_shuts_the_older_out(bed: &Bed) {
+    let topic = bed.topic(2);
+    let mut older = bed.log.exclusive(&topic).unwrap();
+    let positions = older.append(foreign(0, 20)).unwrap();
+    let mut newer = bed.log.exclusive(&topic).unwrap();
+    let refusal = older.append(foreign(20, 40)).unwrap_err();
+    assert!(matches!(refusal, WholeError::Superseded { .. }), "{refusal}");
+    // Ordinary appends go on beside it.
+    bed.accepted(&topic, numbered(0, 5));
+
+    let mut found = BTreeSet::new();
+    let from = [0, 1].map(|partition| Position { partition, offset: 0 });
+    let mut ordinary = 0;
+    let mut keep = |record: eventlog::Record<'_>| match record.headers.get("n") {
+        Some(_) => drop(found.insert(Position { partition: record.partition, offset: record.offset })),
+        None => ordinary += 1,
+    };
+    newer.read(&from, &mut keep).unwrap();
+    assert_eq!(found, positions.into_iter().collect());
+    assert_eq!(ordinary, 5);
+    let bounds = newer.bounds().unwrap();
+    assert_eq!(bounds.len(), 2);
+    let at_the_end = [0, 1].map(|partition| Position { partition, offset: bounds[partition as usize].next });
+    newer.read(&at_the_end, &mut |record| panic!("{record:?}")).unwrap();
+    newer.append(foreign(20, 40)).unwrap();
+}
+
+pub(crate) fn a_reader_of_all_records_knows_that_it_is_at_the_end(bed: &Bed) {
+    let topic = bed.topic(1);
+    let positions = bed.log.exclusive(&topic).unwrap().append(foreign(0, 10)).unwrap();
+    let end = positions.iter().map(|position| position.offset + 1).max().unwrap();
+    let mut reader = bed.reader(&topic, 0);
+    reader.read(10);
+    at_the_end(&mut reader, end);
+    // Also where nothing but the end of a transaction is left to read.
+    at_the_end(&mut bed.reader(&topic, end), end);
+    // A record that follows is not overlooked.
+    let more = bed.accepted(&topic, numbered(0, 1));
+    assert_eq!(reader.read(1)[0].at, more[0]);
+    assert!(more[0].offset >= end);
+}
+
+fn at_the_end(reader: &mut Reader, end: i64) {
+    let deadline = Instant::now() + PATIENCE;
+    while reader.consumer.bounds(0, PATIENCE).unwrap().next != end {
+        assert!(Instant::now() < deadline, "{:?} after everything was read", reader.consumer.bounds(0, PATIENCE));
+        reader.poll(Duration::from_millis(100));
+    }
 }

@@ -13,6 +13,7 @@ pub mod kafka;
 pub mod broker;
 pub mod bucket;
 pub mod foreign;
+pub mod dead;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,185 @@
+//! One writer alone, in Kafka: a transactional producer.
+//!
+//! Its transactional id is made of the topic. Opening one makes the brokers refuse whatever those before it still send,
+//! also what is on its way in some buffer, and ends the transaction that they left open. No time-out and no lease could
+//! promise that of a process which only hangs. Readers see the records of a transaction once it is committed.
+
+use super::context::Health;
+use super::producer::{self, Limits, Producer, Reports};
+use super::{KafkaOptions, describe};
+use crate::{AppendError, Bounds, Exclusive, Headers, LogError, OwnedRecord, Position, Record, WholeError};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::Producer as _;
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::debug;
+
+/// How long the brokers may take for a step of a transaction.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// Reading gives up when nothing has come for so long.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+pub(super) struct KafkaExclusive {
+    producer: Producer,
+    /// Sees everything, where those of a reader end before the first transaction that is still open.
+    watermarks: BaseConsumer,
+    reader: ClientConfig,
+    topic: String,
+    partitions: i32,
+}
+
+impl KafkaExclusive {
+    pub(super) fn open(options: &KafkaOptions, limits: Limits, topic: &str) -> Result<KafkaExclusive, LogError> {
+        const OPEN: &str = "open a topic for one writer alone";
+        let failed = |err: &KafkaError| describe(OPEN, err);
+        let mut reader = options.consumer(&format!("lakehose-{topic}-exclusive"));
+        reader.set("isolation.level", "read_committed");
+        let watermarks = reader.clone().set("isolation.level", "read_uncommitted").create();
+        let watermarks: BaseConsumer = watermarks.map_err(|err| failed(&err))?;
+        let metadata = watermarks.fetch_metadata(Some(topic), ANSWERS_WITHIN).map_err(|err| failed(&err))?;
+        let partitions = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+        let partitions = partitions.map_or(0, |found| found.partitions().len() as i32);
+        if partitions == 0 {
+            return Err(LogError::Fatal { what: OPEN, reason: format!("topic {topic} does not exist") });
+        }
+        let config = options.transactions(&format!("lakehose-{topic}-exclusive"));
+        let reports = Reports { health: Arc::new(Health::default()), limits, tells: false };
+        let producer: Producer = config.create_with_context(reports).map_err(|err| failed(&err))?;
+        retry(|| producer.init_transactions(ANSWERS_WITHIN)).map_err(|err| failed(&err))?;
+        Ok(KafkaExclusive { producer, watermarks, reader, topic: topic.to_owned(), partitions })
+    }
+
+    /// Takes back what was sent, and tells why it was not to be.
+    fn give_up(&self, why: AppendError) -> WholeError {
+        match retry(|| self.producer.abort_transaction(ANSWERS_WITHIN)) {
+            Ok(()) => WholeError::Refused(match why {
+                // The broker may have stored it, but nobody will see it.
+                AppendError::Unknown(_) => AppendError::Unavailable(why.to_string()),
+                why => why,
+            }),
+            Err(err) => self.in_doubt(&err),
+        }
+    }
+
+    fn in_doubt(&self, err: &KafkaError) -> WholeError {
+        match err.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch,
+            ) => WholeError::Superseded { topic: self.topic.clone() },
+            _ => WholeError::Unknown { reason: err.to_string() },
+        }
+    }
+}
+
+impl Exclusive for KafkaExclusive {
+    fn bounds(&mut self) -> Result<Vec<Bounds>, LogError> {
+        let bounds = |partition| {
+            let found = self.watermarks.fetch_watermarks(&self.topic, partition, ANSWERS_WITHIN);
+            let (first, next) = found.map_err(|err| describe("ask for the bounds of a partition", &err))?;
+            Ok(Bounds { first, next })
+        };
+        (0..self.partitions).map(bounds).collect()
+    }
+
+    fn append(&mut self, records: Vec<OwnedRecord>) -> Result<Vec<Position>, WholeError> {
+        self.producer.begin_transaction().map_err(|err| self.in_doubt(&err))?;
+        let limits = self.producer.context().limits;
+        let sent = producer::send(&self.producer, &self.topic, &records, limits);
+        // It resolves within the delivery time-out, for every record then has a report.
+        let fates = futures::executor::block_on(sent);
+        let fates = fates.map_err(|err| WholeError::Unknown { reason: err.to_string() })?;
+        let positions: Vec<Position> = match fates.into_iter().collect() {
+            Ok(positions) => positions,
+            Err(why) => return Err(self.give_up(why)),
+        };
+        match retry(|| self.producer.commit_transaction(ANSWERS_WITHIN)) {
+            Ok(()) => Ok(positions),
+            Err(KafkaError::Transaction(err)) if err.txn_requires_abort() => {
+                Err(self.give_up(AppendError::Unavailable(err.string())))
+            }
+            Err(err) => Err(self.in_doubt(&err)),
+        }
+    }
+
+    fn read(&mut self, from: &[Position], sink: &mut dyn FnMut(Record<'_>)) -> Result<(), LogError> {
+        const READ: &str = "read a topic";
+        let failed = |err: KafkaError| describe(READ, &err);
+        let bounds = self.bounds()?;
+        let end = |partition: i32| bounds.get(partition as usize).map_or(0, |bounds| bounds.next);
+        let unread = from.iter().filter(|position| position.offset < end(position.partition));
+        let mut next: BTreeMap<i32, i64> = unread.map(|position| (position.partition, position.offset)).collect();
+        if next.is_empty() {
+            return Ok(());
+        }
+        let consumer: BaseConsumer = self.reader.create().map_err(failed)?;
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in &next {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset)).map_err(failed)?;
+        }
+        consumer.assign(&list).map_err(failed)?;
+        let mut moved = Instant::now();
+        while next.iter().any(|(partition, next)| *next < end(*partition)) {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    moved = Instant::now();
+                    let (partition, offset) = (message.partition(), message.offset());
+                    next.insert(partition, offset + 1);
+                    if offset < end(partition) {
+                        sink(Record {
+                            partition,
+                            offset,
+                            timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+                            key: message.key(),
+                            value: message.payload(),
+                            headers: Headers::from_kafka(message.headers()),
+                        });
+                    }
+                    continue;
+                }
+                Some(Err(err)) => match err.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                        return Err(LogError::Fatal { what: READ, reason: err.to_string() });
+                    }
+                    _ => debug!(%err, "kafka consumer error"),
+                },
+                None => {}
+            }
+            // The ends of transactions take offsets, too, and records that were given up are never handed out.
+            for element in consumer.position().map_err(failed)?.elements() {
+                if let (Offset::Offset(offset), Some(next)) = (element.offset(), next.get_mut(&element.partition()))
+                    && offset > *next
+                {
+                    (*next, moved) = (offset, Instant::now());
+                }
+            }
+            if moved.elapsed() > STALLED_AFTER {
+                let reason = format!(
+                    "{} cannot be read to its end: no broker answers, or another producer holds a transaction open",
+                    self.topic
+                );
+                return Err(LogError::Unavailable { what: READ, reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Repeats a step of a transaction that the brokers may do when asked again.
+fn retry(mut step: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + SETTLED_WITHIN;
+    loop {
+        match step() {
+            Err(KafkaError::Transaction(err)) if err.is_retriable() && Instant::now() < deadline => {
+                debug!(%err, "step of a transaction is tried again");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            done => return done,
+        }
+    }
+}
