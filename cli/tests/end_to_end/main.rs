@@ -14,3 +14,4 @@ mod many_processes;
 mod foreign_producers;
 mod outage;
 mod memory;
+mod chaos;

@@ -10,7 +10,11 @@ pub struct Config {
     pub flush_every: &'static str,
     pub compact_every: &'static str,
     pub brokers: Option<String>,
+    /// Further options of librdkafka in TOML, each after a comma.
+    pub kafka_options: &'static str,
     pub lake: Option<String>,
+    /// Where processes find the S3 server, if not where the test does.
+    pub store: Option<String>,
     /// Further lines of TOML: sections that are not named above.
     pub more: &'static str,
 }
@@ -24,13 +28,16 @@ impl Config {
             flush_every: "500ms",
             compact_every: "1s",
             brokers: None,
+            kafka_options: "",
             lake: None,
+            store: None,
             more: "",
         }
     }
 
     pub fn to_toml(&self) -> String {
-        let Config { dataset, partitions, flush_every, compact_every, brokers, lake, more } = self;
+        let Config { dataset, partitions, flush_every, compact_every, brokers, kafka_options, lake, store: _, more } =
+            self;
         let mut toml = String::new();
         if let Some(lake) = lake {
             writeln!(toml, "lake = '{lake}'").unwrap();
@@ -43,7 +50,7 @@ impl Config {
         if let Some(brokers) = brokers {
             // A processor that was killed is missed sooner than in production, for the test's sake.
             let options = "'session.timeout.ms' = 6000, 'heartbeat.interval.ms' = 1000";
-            writeln!(toml, "[kafka]\nbrokers = '{brokers}'\noptions = {{ {options} }}").unwrap();
+            writeln!(toml, "[kafka]\nbrokers = '{brokers}'\noptions = {{ {options}{kafka_options} }}").unwrap();
         }
         writeln!(toml, "{more}").unwrap();
         toml

@@ -5,6 +5,10 @@ use super::fleet::Ledger;
 use serde_json::{Value, json};
 use std::path::Path;
 
+/// Whether an event that was sent again with its id, soon after, is one row. As long as it is not, a row for each
+/// attempt of which the device did not learn the outcome is right, too.
+const COPIES_ARE_DROPPED: bool = false;
+
 /// A table and a session to ask in.
 #[derive(Debug)]
 pub struct Table {
@@ -30,6 +34,14 @@ impl Table {
     /// Everything that must be true of events of the devices in `ledger`, and only of theirs.
     #[track_caller]
     pub fn assert_is(&mut self, ledger: &Ledger, directory: &Path) {
+        self.assert_events(ledger, directory);
+        self.assert_offsets_form_chains();
+        self.assert_order_of_devices();
+    }
+
+    /// Every acknowledged event is there, no other, and each as it was posted.
+    #[track_caller]
+    pub fn assert_events(&mut self, ledger: &Ledger, directory: &Path) {
         let file = directory.join("ledger.csv");
         ledger.write(&file);
         self.duckdb.rows(&format!(
@@ -39,19 +51,18 @@ impl Table {
         ));
         self.duckdb.rows(&format!("CREATE OR REPLACE TEMP TABLE t AS SELECT * FROM {}", self.scan()));
         self.assert_every_acknowledged_event_once();
-        self.assert_offsets_form_chains();
-        self.assert_order_of_devices();
         self.assert_values();
     }
 
     /// An event whose fate was unknown when the device sent it again may be in the log once for each attempt.
     #[track_caller]
     fn assert_every_acknowledged_event_once(&mut self) {
-        let found = self.duckdb.row(
+        let most = if COPIES_ARE_DROPPED { "1" } else { "attempts" };
+        let found = self.duckdb.row(&format!(
             "SELECT count(*) FILTER (l.id IS NULL) AS strangers, count(*) FILTER (n IS NULL) AS lost,
-                    count(*) FILTER (n > attempts) AS twice
-             FROM ledger l FULL JOIN (SELECT id, count(*) AS n FROM t GROUP BY id) t ON t.id = l.id",
-        );
+                    count(*) FILTER (n > {most}) AS twice
+             FROM ledger l FULL JOIN (SELECT id, count(*) AS n FROM t GROUP BY id) t ON t.id = l.id"
+        ));
         assert_eq!(found, json!({"strangers": 0, "lost": 0, "twice": 0}), "{}", self.examples());
     }
 
@@ -61,7 +72,7 @@ impl Table {
              FROM ledger l FULL JOIN (
                 SELECT id, count(*) AS n, list((kafka_partition, kafka_offset)) AS places FROM t GROUP BY id
              ) t ON t.id = l.id
-             WHERE l.id IS NULL OR n IS NULL OR n > attempts ORDER BY 1 LIMIT 5",
+             WHERE l.id IS NULL OR n IS NULL OR n > 1 ORDER BY (n IS NULL OR l.id IS NULL) DESC, n DESC LIMIT 5",
         );
         Value::from(rows).to_string()
     }
