@@ -45,6 +45,11 @@ pub enum Fault {
     Delay(Duration),
     /// There is never an answer, and the request never arrives.
     Stall,
+    /// The request succeeds, and the answer says that the object was there before: what a store says of one's own object
+    /// when a put was repeated on the way.
+    ExistsAfterSuccess,
+    /// The store answers that this is not allowed.
+    Deny,
 }
 
 #[derive(Debug)]
@@ -136,6 +141,11 @@ impl Control {
                 call.await
             }
             Some(Fault::Stall) => std::future::pending().await,
+            Some(Fault::ExistsAfterSuccess) => {
+                call.await?;
+                Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "injected".into() })
+            }
+            Some(Fault::Deny) => Err(denied(path)),
         }
     }
 
@@ -149,8 +159,10 @@ impl Control {
         let items = async move {
             let failure = futures::stream::iter([Err(injected(op, &path))]);
             match self.take(op, path.as_ref()) {
-                None => items,
+                // Nothing is made by reading.
+                None | Some(Fault::ExistsAfterSuccess) => items,
                 Some(Fault::Fail) => failure.boxed(),
+                Some(Fault::Deny) => futures::stream::iter([Err(denied(&path))]).boxed(),
                 Some(Fault::FailAfterSuccess) => {
                     items.for_each(|_| std::future::ready(())).await;
                     failure.boxed()
@@ -168,6 +180,10 @@ impl Control {
 
 fn injected(op: Op, path: &Path) -> object_store::Error {
     object_store::Error::Generic { store: "faulty", source: format!("injected: {op:?} of {path}").into() }
+}
+
+fn denied(path: &Path) -> object_store::Error {
+    object_store::Error::PermissionDenied { path: path.to_string(), source: "injected".into() }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

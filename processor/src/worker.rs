@@ -31,8 +31,6 @@ use tracing::{debug, error, info, warn};
 const POLL_FOR: Duration = Duration::from_millis(20);
 /// Flushes under way at a time: one is encoded while the other is stored.
 const MAX_IN_FLIGHT: usize = 2;
-/// How long the last rows of a revoked partition may take; then it is given up, and the table refuses what comes late.
-const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 /// How long to ask the log for the bounds of a partition.
 const BOUNDS_WITHIN: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -348,7 +346,7 @@ impl Worker {
                 owned.state = State::Releasing;
             }
         }
-        self.releases.push(Release { partitions, until: Instant::now() + RELEASE_WITHIN });
+        self.releases.push(Release { partitions, until: Instant::now() + self.config.release_within });
         Ok(())
     }
 

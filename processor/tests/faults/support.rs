@@ -35,6 +35,8 @@ struct Shared {
 struct Partition {
     first: i64,
     records: Vec<Bytes>,
+    /// Offsets that nobody is handed: markers of transactions, and what compaction of the topic has removed.
+    holes: BTreeSet<i64>,
 }
 
 impl MemoryLog {
@@ -65,6 +67,11 @@ impl MemoryLog {
     /// Deletes records as retention would.
     pub(crate) fn delete_before(&self, partition: usize, first: i64) {
         self.shared.lock().unwrap().partitions[partition].first = first;
+    }
+
+    /// Makes the log keep quiet about some offsets, as Kafka does about markers of transactions and compacted records.
+    pub(crate) fn punch(&self, partition: usize, offsets: impl IntoIterator<Item = i64>) {
+        self.shared.lock().unwrap().partitions[partition].holes.extend(offsets);
     }
 
     /// Tells the `consumer`th that joined.
@@ -144,18 +151,12 @@ impl Consumer for MemoryConsumer {
             if *position < log.first {
                 return Ok(Input::OutOfRange(*partition));
             }
-            for value in log.records.iter().skip(*position as usize).take(100) {
+            let next = (*position..).zip(log.records.iter().skip(*position as usize));
+            for (offset, value) in next.filter(|(offset, _)| !log.holes.contains(offset)).take(100) {
                 let value = (!value.is_empty()).then_some(&value[..]);
                 let headers = Headers::from_pairs(&[]);
-                sink(Record {
-                    partition: *partition,
-                    offset: *position,
-                    timestamp_ms: 1_000,
-                    key: None,
-                    value,
-                    headers,
-                });
-                *position += 1;
+                sink(Record { partition: *partition, offset, timestamp_ms: 1_000, key: None, value, headers });
+                *position = offset + 1;
                 count += 1;
             }
         }
