@@ -14,4 +14,7 @@ mod many_processes;
 mod foreign_producers;
 mod outage;
 mod memory;
+mod kafka_faults;
+mod full_disk;
+mod rebalance;
 mod chaos;

@@ -12,6 +12,8 @@ pub mod reader;
 pub mod kafka;
 pub mod broker;
 pub mod foreign;
+pub mod steady;
+pub mod watch;
 
 use std::time::{Duration, Instant};
 

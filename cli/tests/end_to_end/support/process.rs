@@ -92,9 +92,7 @@ impl Lakehose {
 
     /// A series of `/metrics`, added up over its labels; 0 if there is none.
     pub fn metric(&self, name: &str) -> f64 {
-        let metrics = http::get(&self.admin("/metrics")).unwrap().body;
-        let samples = metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
-        samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        sum(&http::get(&self.admin("/metrics")).unwrap().body, name)
     }
 
     /// Where a page of the admin listener is.
@@ -167,12 +165,23 @@ impl Lakehose {
         }
     }
 
+    /// Whether it has logged `words`.
+    pub fn has_logged(&self, words: &str) -> bool {
+        std::fs::read_to_string(&self.log).unwrap().contains(words)
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
+}
+
+/// A series of a page of metrics, added up over its labels.
+pub fn sum(metrics: &str, name: &str) -> f64 {
+    let samples = metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+    samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
 impl Drop for Lakehose {
