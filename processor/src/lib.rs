@@ -29,11 +29,12 @@ pub use config::{Config, FlushConfig};
 pub use progress::Progress;
 
 use anyhow::Context;
-use eventlog::Log;
+use eventlog::{Log, LogError};
 use lake::dataset::{Dataset, dead_table};
-use lake::{Lake, Table, schema};
+use lake::{Lake, Table, TableError, schema};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -62,14 +63,11 @@ const LAST_COMMIT_WITHIN: Duration = Duration::from_secs(5);
 /// Runs one member of the dataset's consumer group until `shutdown`, then writes out what it holds and leaves. Returns
 /// early only with an error that trying again cannot cure.
 pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Deps { log, lake, dataset, progress } = deps;
-    let partitions = log.ensure_topic(&dataset.name, dataset.spec.partitions).await.context("prepare the topic")?;
-    let events =
-        Table::open_or_create(&lake, &dataset.name, schema::events(&dataset)).await.context("open the table")?;
-    let dead = Table::open_or_create(&lake, &dead_table(&dataset.name), schema::dead())
-        .await
-        .context("open the table of dead letters")?;
-    let (committer, committing) = Committer::start(events.clone(), dead, partitions).await.context("read the table")?;
+    let Prepared { events, committer, committing } = tokio::select! {
+        prepared = prepare(&deps) => prepared?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let Deps { log, dataset, progress, .. } = deps;
     let consumer = log.consumer(&dataset.name, &group(&dataset.name)).context("join the consumer group")?;
     progress.set_ready();
     // If this future is dropped, the thread must not go on by itself.
@@ -86,4 +84,40 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> any
         Err(_) => warn!("flushes under way were given up; their records are read again at the next start"),
     }
     done.map_err(|panic| anyhow::anyhow!("the processor's thread panicked: {panic:?}"))?
+}
+
+/// What a processor needs before it may join the group.
+struct Prepared {
+    events: Table,
+    committer: Committer,
+    committing: JoinHandle<()>,
+}
+
+/// Prepares until it works or cannot work: a log or a store that is away for a while delays the start.
+async fn prepare(deps: &Deps) -> anyhow::Result<Prepared> {
+    let mut backoff = flush::Backoff::new();
+    loop {
+        match try_prepare(deps).await {
+            Err(err) if is_retryable(&err) => {
+                warn!(error = format!("{err:#}"), "the processor cannot start yet, trying again");
+                backoff.wait().await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn try_prepare(Deps { log, lake, dataset, .. }: &Deps) -> anyhow::Result<Prepared> {
+    let partitions = log.ensure_topic(&dataset.name, dataset.spec.partitions).await.context("prepare the topic")?;
+    let events = Table::open_or_create(lake, &dataset.name, schema::events(dataset)).await.context("open the table")?;
+    let dead = Table::open_or_create(lake, &dead_table(&dataset.name), schema::dead())
+        .await
+        .context("open the table of dead letters")?;
+    let (committer, committing) = Committer::start(events.clone(), dead, partitions).await.context("read the table")?;
+    Ok(Prepared { events, committer, committing })
+}
+
+fn is_retryable(err: &anyhow::Error) -> bool {
+    let of_log = err.downcast_ref::<LogError>().map(LogError::is_retryable);
+    of_log.or_else(|| err.downcast_ref::<TableError>().map(TableError::is_retryable)).unwrap_or(false)
 }

@@ -78,3 +78,24 @@ async fn a_store_that_refuses_moves_no_offset_and_loses_nothing() {
     after.stop().await.unwrap();
     assert_eq!(places(&lake, "events").await, all_places(&[40; 2]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_at_the_start_delays_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, store) = faulty_lake(directory.path()).unwrap();
+    let log = MemoryLog::new(2);
+    for (op, part) in [(Op::List, "events/"), (Op::Get, "events__dead/"), (Op::List, "events__dead/")] {
+        store.inject(op, part, Fault::Fail, 2);
+        log.push_events(10);
+        let running = start(config(), &log, &lake);
+        until("everything is committed", async || running.progress.committed_rows() == 20).await;
+        running.stop().await.unwrap();
+    }
+    assert_eq!(places(&lake, "events").await, all_places(&[30; 2]));
+    // Being told to stop counts before.
+    store.inject(Op::List, "events", Fault::Fail, usize::MAX);
+    let waiting = start(config(), &log, &lake);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waiting.progress.is_ready() && !waiting.task.is_finished());
+    waiting.stop().await.unwrap();
+}
