@@ -43,7 +43,11 @@ fn others_read_on_while_a_processor_comes_and_another_goes() {
     let stops_by_going = watches.map(Watch::stop);
 
     let produced = steady.stop();
-    println!("{produced:?}; longest stops: one came {stops_by_coming:?}, one went {stops_by_going:?}");
+    let rate = produced.per_second.round();
+    println!(
+        "{} events, {rate} a second; longest stops: one came {stops_by_coming:?}, one went {stops_by_going:?}",
+        produced.events
+    );
     let topic = Topic::new(&servers::kafka(), &dataset);
     topic.wait_until_no_lag();
     staying.stop_all([coming]);
