@@ -260,8 +260,10 @@ impl Worker {
 
     fn start_together(&mut self, positions: &[(i32, Option<i64>)]) -> anyhow::Result<Result<(), LogError>> {
         let (mut buffers, mut assign, mut seek) = (Vec::new(), Vec::new(), Vec::new());
+        // If not, it was asked for an assignment that was taken back; the answer for the present one is on its way.
+        let is_whole = self.joining.iter().all(|joining| positions.iter().any(|(partition, _)| partition == joining));
         for &(partition, position) in positions {
-            let joining = self.joining.contains(&partition);
+            let joining = is_whole && self.joining.contains(&partition);
             let resetting = self.partitions.get(&partition).is_some_and(|owned| owned.state == State::Resetting);
             if !joining && !resetting {
                 continue;
