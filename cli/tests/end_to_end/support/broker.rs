@@ -1,7 +1,8 @@
 //! A Kafka broker of one's own, to take away and bring back.
 
-use super::servers;
+use super::{PATIENCE, servers, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -24,6 +25,8 @@ impl Broker {
     /// kill -9.
     pub fn kill(&self) {
         self.signal(Signal::KILL);
+        // A busy machine takes its time to clean up behind it, and the next start needs the port.
+        wait_for("the broker's port is free", PATIENCE, || TcpStream::connect(&self.address).is_err().then_some(()));
     }
 
     /// SIGSTOP: it answers nobody, and its connections stay open.
