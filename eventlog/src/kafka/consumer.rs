@@ -396,8 +396,8 @@ impl Drop for KafkaConsumer {
             Some(Unanswered::Revoked { all, .. }) => rebalance::give(&self.consumer, &self.partitions(&all)),
             None => Ok(()),
         };
-        // Events that came but were not polled yet wait for an answer as well.
-        while let Some(event) = self.consumer.context().next_event() {
+        // Events that the caller was not told of yet wait for an answer as well.
+        while let Some(event) = self.to_tell.pop_front().or_else(|| self.consumer.context().next_event()) {
             let _ = match event {
                 Event::Assigned(partitions) => rebalance::take(&self.consumer, &self.partitions(&partitions)),
                 Event::Revoked(partitions) => rebalance::give(&self.consumer, &self.partitions(&partitions)),
