@@ -1,6 +1,6 @@
 //! What happens to a topic while it is read: it grows wider, loses records, or goes.
 
-use crate::support::config::Config;
+use crate::support::config::{Config, MISSED_SOON};
 use crate::support::fleet::{Fleet, Size};
 use crate::support::foreign::{Foreign, Produced};
 use crate::support::kafka::Topic;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 fn place(name: &str, partitions: u32) -> Place {
     // Changes of a topic are seen sooner than every five minutes, for the test's sake.
-    let kafka_options = ", 'topic.metadata.refresh.interval.ms' = 1000";
+    let kafka_options = format!("{MISSED_SOON}, 'topic.metadata.refresh.interval.ms' = 1000");
     Place::new(Config { brokers: Some(servers::kafka()), partitions, kafka_options, ..Config::new(name) })
 }
 

@@ -9,7 +9,7 @@ mod crew;
 mod proof;
 
 use crate::support::broker::Broker;
-use crate::support::config::Config;
+use crate::support::config::{Config, MISSED_SOON};
 use crate::support::fleet::{Fleet, Size};
 use crate::support::foreign::{Foreign, Produced};
 use crate::support::kafka::Topic;
@@ -35,7 +35,7 @@ fn nothing_is_lost_and_nothing_doubled_whatever_fails() {
     let config = Config {
         brokers: Some(broker.address.clone()),
         // New partitions are found sooner than every five minutes, for the test's sake.
-        kafka_options: ", 'topic.metadata.refresh.interval.ms' = 2000",
+        kafka_options: format!("{MISSED_SOON}, 'topic.metadata.refresh.interval.ms' = 2000"),
         store: Some(proxy.address.clone()),
         flush_every: "700ms",
         ..Config::new("chaos")

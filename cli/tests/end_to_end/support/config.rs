@@ -10,14 +10,17 @@ pub struct Config {
     pub flush_every: &'static str,
     pub compact_every: &'static str,
     pub brokers: Option<String>,
-    /// Further options of librdkafka in TOML, each after a comma.
-    pub kafka_options: &'static str,
+    /// Options of librdkafka, in TOML.
+    pub kafka_options: String,
     pub lake: Option<String>,
     /// Where processes find the S3 server, if not where the test does.
     pub store: Option<String>,
     /// Further lines of TOML: sections that are not named above.
     pub more: &'static str,
 }
+
+/// A processor that was killed is missed sooner than in production, for the test's sake.
+pub const MISSED_SOON: &str = "'session.timeout.ms' = 6000, 'heartbeat.interval.ms' = 1000";
 
 impl Config {
     /// Embedded log and local lake.
@@ -28,7 +31,7 @@ impl Config {
             flush_every: "500ms",
             compact_every: "1s",
             brokers: None,
-            kafka_options: "",
+            kafka_options: MISSED_SOON.to_owned(),
             lake: None,
             store: None,
             more: "",
@@ -48,9 +51,7 @@ impl Config {
             .unwrap();
         writeln!(toml, "[flush]\nevery = '{flush_every}'\n[compaction]\nevery = '{compact_every}'").unwrap();
         if let Some(brokers) = brokers {
-            // A processor that was killed is missed sooner than in production, for the test's sake.
-            let options = "'session.timeout.ms' = 6000, 'heartbeat.interval.ms' = 1000";
-            writeln!(toml, "[kafka]\nbrokers = '{brokers}'\noptions = {{ {options}{kafka_options} }}").unwrap();
+            writeln!(toml, "[kafka]\nbrokers = '{brokers}'\noptions = {{ {kafka_options} }}").unwrap();
         }
         writeln!(toml, "{more}").unwrap();
         toml
