@@ -61,7 +61,9 @@ impl Drop for Broker {
 }
 
 fn run(script: &Path, directory: &Path) {
-    let status = Command::new(script).arg(directory).stdout(Stdio::null()).status().unwrap();
+    // On a machine that is busy with other tests it may take more than a minute.
+    let patient = ("KAFKA_START_TIMEOUT", "180");
+    let status = Command::new(script).arg(directory).envs([patient]).stdout(Stdio::null()).status().unwrap();
     assert!(status.success(), "{} {}: {status}", script.display(), directory.display());
 }
 
