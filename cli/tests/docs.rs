@@ -96,3 +96,55 @@ fn every_path_that_the_documentation_names_exists() {
     }
     assert!(missing.is_empty(), "{missing:#?}");
 }
+
+/// In tables whose last column is `test`, that column names files, each followed by test functions in it.
+#[test]
+fn every_test_that_the_documentation_names_exists() {
+    let (mut wrong, mut found) = (Vec::new(), 0);
+    for page in ["docs/ARCHITECTURE.md", "docs/FAULTS.md"] {
+        let mut in_table = false;
+        for line in read(page).lines() {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let is_head = cells.last() == Some(&"test");
+            in_table = is_head || (in_table && line.starts_with('|'));
+            if !in_table || is_head || line.starts_with("|---") {
+                continue;
+            }
+            let tests = tests_in(cells[cells.len() - 1]);
+            if tests.is_empty() {
+                wrong.push(format!("{page}: no test: {line}"));
+            }
+            for (file, function) in tests {
+                let is_there = root().join(file).is_file() && read(file).contains(&format!("fn {function}("));
+                match is_there {
+                    true => found += 1,
+                    false => wrong.push(format!("{page}: no `{function}` in {file}")),
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(found > 30, "only {found} tests are named");
+}
+
+/// File and function of each test that a cell names.
+fn tests_in(cell: &str) -> Vec<(&str, &str)> {
+    let (mut file, mut tests) = ("no file", Vec::new());
+    for word in cell.split('`').skip(1).step_by(2) {
+        match word.contains('/') {
+            true => file = word,
+            false => tests.push((file, word)),
+        }
+    }
+    tests
+}
+
+#[test]
+fn a_cell_names_files_and_the_tests_in_them() {
+    assert_eq!(
+        tests_in("`a/b.rs` `one` `two`, `c/d.rs` `three`"),
+        [("a/b.rs", "one"), ("a/b.rs", "two"), ("c/d.rs", "three")]
+    );
+    assert_eq!(tests_in("none"), []);
+    assert_eq!(tests_in("`alone`"), [("no file", "alone")]);
+}

@@ -55,6 +55,11 @@ pub fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Reten
     let is_over = |since_ms: i64, stay: Duration| now_ms.saturating_sub(since_ms) > stay.as_millis() as i64;
     let is_live = |path: &str| known.live.contains_key(path);
     let is_past = |removed_ms: i64| is_over(removed_ms, retention.removed);
+    // An upload may wait for its commit only so long, by the clocks of the store and of its processor. A clock that is
+    // fast here must not cut that short, so an orphan's age is measured up to the store's latest file at most.
+    let newest_ms = stored.iter().map(|file| file.modified_ms).max().unwrap_or(i64::MIN);
+    let is_orphan =
+        |file: &Stored| newest_ms.min(now_ms).saturating_sub(file.modified_ms) > retention.orphans.as_millis() as i64;
     let mut victims: BTreeMap<String, Why> = BTreeMap::new();
     for (path, removed_ms) in known.removed {
         if is_past(*removed_ms) && !is_live(path) {
@@ -63,7 +68,7 @@ pub fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Reten
     }
     for file in stored {
         let is_awaited = known.removed.get(&file.path).is_some_and(|removed_ms| !is_past(*removed_ms));
-        if is_over(file.modified_ms, retention.orphans) && !is_live(&file.path) && !is_awaited {
+        if is_orphan(file) && !is_live(&file.path) && !is_awaited {
             victims.entry(file.path.clone()).or_insert(Why::Orphan);
         }
     }
@@ -165,7 +170,16 @@ mod tests {
 
     #[test]
     fn an_orphan_goes_when_it_cannot_be_waiting_for_a_commit() {
-        assert_eq!(deleted(&[], &[], &[("new", 240), ("old", 241)]), [("old".to_owned(), Why::Orphan)]);
+        let stored = [("now", 0), ("new", 240), ("old", 241)];
+        assert_eq!(deleted(&[], &[], &stored), [("old".to_owned(), Why::Orphan)]);
+    }
+
+    #[test]
+    fn a_clock_that_is_fast_deletes_no_file_that_may_be_waiting_for_its_commit() {
+        // By this clock both are old; by the store's, one came soon after the other.
+        assert_eq!(deleted(&[], &[], &[("just now", 100_000), ("before", 100_240)]), []);
+        let stored = [("just now", 100_000), ("old", 100_241)];
+        assert_eq!(deleted(&[], &[], &stored), [("old".to_owned(), Why::Orphan)]);
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub enum Fault {
     Delay(Duration),
     /// There is never an answer, and the request never arrives.
     Stall,
+    /// The request succeeds, and the answer says that the object was there before: what a store says of one's own object
+    /// when a put was repeated on the way.
+    ExistsAfterSuccess,
 }
 
 #[derive(Debug)]
@@ -143,6 +146,10 @@ impl Control {
                 call.await
             }
             Some(Fault::Stall) => std::future::pending().await,
+            Some(Fault::ExistsAfterSuccess) => {
+                call.await?;
+                Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "injected".into() })
+            }
         }
     }
 
@@ -156,7 +163,8 @@ impl Control {
         let items = async move {
             let failure = |fault| futures::stream::iter([Err(injected(fault, op, &path))]).boxed();
             match self.take(op, path.as_ref()) {
-                None => items,
+                // Nothing is made by reading.
+                None | Some(Fault::ExistsAfterSuccess) => items,
                 Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full | Fault::Conflict)) => failure(fault),
                 Some(fault @ Fault::FailAfterSuccess) => {
                     items.for_each(|_| std::future::ready(())).await;

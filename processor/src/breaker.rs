@@ -126,6 +126,23 @@ impl Attempts {
         (self.backoff, self.not_before) = (Backoff::default(), None);
     }
 
+    /// Calls until it works, or cannot work.
+    pub(crate) async fn repeat<T, F>(mut self, call: impl Fn() -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = anyhow::Result<T>>,
+    {
+        loop {
+            self.begin().await;
+            match call().await {
+                Ok(done) => {
+                    self.succeeded();
+                    return Ok(done);
+                }
+                Err(err) => self.failed(err)?,
+            }
+        }
+    }
+
     /// Counts a failure that may pass; any other comes back, with what to do about it.
     pub(crate) fn failed(&mut self, err: anyhow::Error) -> anyhow::Result<()> {
         if Class::of(&err) == Class::Fatal {

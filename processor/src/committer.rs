@@ -132,17 +132,9 @@ impl Committer {
     /// Where the table says to read on, per partition; `None` for one that it does not know. Reads the table until it
     /// answers: without it nobody knows where to read on, and nobody else's word is taken for it.
     pub async fn positions(&self, partitions: Vec<i32>) -> anyhow::Result<Vec<Option<i64>>> {
-        let mut attempts = self.breakers.commits();
-        loop {
-            attempts.begin().await;
-            match load_txns(&self.events, &partitions).await {
-                Ok(state) => {
-                    attempts.succeeded();
-                    return Ok(partitions.iter().map(|p| state.txn(&app_id(self.events.name(), *p))).collect());
-                }
-                Err(err) => attempts.failed(anyhow::Error::from(err).context("read the table"))?,
-            }
-        }
+        let read = || async { load_txns(&self.events, &partitions).await.context("read the table") };
+        let state = self.breakers.commits().repeat(read).await?;
+        Ok(partitions.iter().map(|partition| state.txn(&app_id(self.events.name(), *partition))).collect())
     }
 }
 

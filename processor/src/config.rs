@@ -14,6 +14,8 @@ pub struct Config {
     pub drain_to_end: bool,
     /// How long stopping may take; what is not committed by then is read again at the next start.
     pub drain_timeout: Duration,
+    /// How long the last rows of a revoked partition may take; then it is given up, and the table refuses what comes late.
+    pub release_within: Duration,
 }
 
 impl Default for Config {
@@ -23,6 +25,7 @@ impl Default for Config {
             memory: ByteSize::mib(512),
             drain_to_end: false,
             drain_timeout: Duration::from_secs(25),
+            release_within: Duration::from_secs(20),
         }
     }
 }

@@ -41,10 +41,12 @@ pub use progress::Progress;
 
 use anyhow::Context;
 use eventlog::Log;
+use flush::Flusher;
 use lake::dataset::{Dataset, dead_table};
 use lake::{Lake, Table, schema};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -73,24 +75,16 @@ const LAST_COMMIT_WITHIN: Duration = Duration::from_secs(5);
 /// Runs one member of the dataset's consumer group until `shutdown`, then writes out what it holds and leaves. Returns
 /// early only with an error that trying again cannot cure.
 pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Deps { log, lake, dataset, progress } = deps;
-    let partitions = log.ensure_topic(&dataset.name, dataset.spec.partitions).await.context("prepare the topic")?;
-    let events =
-        Table::open_or_create(&lake, &dataset.name, schema::events(&dataset)).await.context("open the table")?;
-    // The table may have a wider type than is declared, and then that is what files hold.
-    let dataset = events.schema().typed(dataset);
-    let dead = Table::open_or_create(&lake, &dead_table(&dataset.name), schema::dead())
-        .await
-        .context("open the table of dead letters")?;
-    let breakers = progress.breakers().clone();
-    let (committer, committing) =
-        Committer::start(Arc::clone(&log), events.clone(), dead.clone(), partitions, breakers.clone()).await?;
+    let Prepared { dataset, flusher, committing } = tokio::select! {
+        prepared = prepare(&deps) => prepared?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let Deps { log, progress, .. } = deps;
     let consumer = log.consumer(&dataset.name, &group(&dataset.name)).context("join the consumer group")?;
     progress.set_ready();
     // If this future is dropped, the thread must not go on by itself.
     let stop = shutdown.child_token();
     let _stop_when_dropped = stop.clone().drop_guard();
-    let flusher = flush::Flusher::new(&dataset, events, dead, committer, breakers);
     let worker = worker::Worker::new(config, dataset, consumer, flusher, progress, stop);
     let runtime = tokio::runtime::Handle::current();
     // A thread of its own: the poll must never wait behind other work, and the consumer must stay on one thread.
@@ -102,4 +96,31 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> any
         Err(_) => warn!("flushes under way were given up; their records are read again at the next start"),
     }
     done.map_err(|panic| anyhow::anyhow!("the processor's thread panicked: {panic:?}"))?
+}
+
+/// What a processor needs before it may join the group.
+struct Prepared {
+    /// With the types that the table has: they may be wider than those declared, and then that is what files hold.
+    dataset: Dataset,
+    flusher: Flusher,
+    committing: JoinHandle<()>,
+}
+
+/// Prepares until it works or cannot work: a log or a store that is away for a while delays the start.
+async fn prepare(Deps { log, lake, dataset, progress }: &Deps) -> anyhow::Result<Prepared> {
+    let breakers = progress.breakers();
+    let topic =
+        || async { log.ensure_topic(&dataset.name, dataset.spec.partitions).await.context("prepare the topic") };
+    let partitions = breakers.questions().repeat(topic).await?;
+    let tables = || async {
+        let events = Table::open_or_create(lake, &dataset.name, schema::events(dataset)).await;
+        let dead = Table::open_or_create(lake, &dead_table(&dataset.name), schema::dead()).await;
+        anyhow::Ok((events.context("open the table")?, dead.context("open the table of dead letters")?))
+    };
+    let (events, dead) = breakers.commits().repeat(tables).await?;
+    let committer = || Committer::start(Arc::clone(log), events.clone(), dead.clone(), partitions, breakers.clone());
+    let (committer, committing) = breakers.commits().repeat(committer).await?;
+    let dataset = events.schema().typed(dataset.clone());
+    let flusher = Flusher::new(&dataset, events, dead, committer, breakers.clone());
+    Ok(Prepared { dataset, flusher, committing })
 }

@@ -16,6 +16,7 @@ use crate::breaker::Breakers;
 use crate::committer::app_id;
 use crate::decode::is_made_id;
 use crate::window::{Secret, Window};
+use anyhow::Context;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use futures::{StreamExt, TryStreamExt};
@@ -100,17 +101,10 @@ impl Rebuilder {
         positions: &[(i32, Option<i64>)],
         limit: usize,
     ) -> anyhow::Result<BTreeMap<i32, Window>> {
-        let mut attempts = self.breakers.commits();
-        loop {
-            attempts.begin().await;
-            match self.try_windows(positions, limit).await {
-                Ok(windows) => {
-                    attempts.succeeded();
-                    return Ok(windows);
-                }
-                Err(err) => attempts.failed(err.context("read the deduplication window from the table"))?,
-            }
-        }
+        let read = || async {
+            self.try_windows(positions, limit).await.context("read the deduplication window from the table")
+        };
+        self.breakers.commits().repeat(read).await
     }
 
     async fn try_windows(

@@ -39,8 +39,6 @@ const POLL_FOR: Duration = Duration::from_millis(20);
 const MAX_UPLOADING: usize = 2;
 /// Flushes under way at a time, those included that only wait for a commit, of which there may be one a second.
 const MAX_IN_FLIGHT: usize = 8;
-/// How long the last rows of a revoked partition may take; then it is given up, and the table refuses what comes late.
-const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 /// How long to ask the log for the bounds of a partition.
 const BOUNDS_WITHIN: Duration = Duration::from_secs(5);
 /// How long a broker that is in trouble is listened to when asked whether it is back: meanwhile nothing else happens here.
@@ -389,8 +387,10 @@ impl Worker {
 
     fn start_together(&mut self, starts: &mut [Start]) -> anyhow::Result<Result<(), LogError>> {
         let (mut buffers, mut assign, mut seek) = (Vec::new(), Vec::new(), Vec::new());
+        // If not, it was asked for an assignment that was taken back; the answer for the present one is on its way.
+        let is_whole = self.joining.iter().all(|joining| starts.iter().any(|start| start.partition == *joining));
         for &mut Start { partition, position, ref mut window } in starts {
-            let joining = self.joining.contains(&partition);
+            let joining = is_whole && self.joining.contains(&partition);
             let resetting = self.partitions.get(&partition).is_some_and(|owned| owned.state == State::Resetting);
             if !joining && !resetting {
                 continue;
@@ -477,7 +477,7 @@ impl Worker {
                 owned.state = State::Releasing;
             }
         }
-        self.releases.push(Release { partitions, until: Instant::now() + RELEASE_WITHIN });
+        self.releases.push(Release { partitions, until: Instant::now() + self.config.release_within });
         Ok(())
     }
 

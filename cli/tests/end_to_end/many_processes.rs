@@ -84,3 +84,24 @@ fn everything_in_one_process_works_on_kafka_and_s3_and_survives_kill_9() {
     up.stop();
     table.assert_is(&ledger, place.path());
 }
+
+#[test]
+fn processors_that_chose_the_newer_group_protocol_come_and_go_and_every_event_is_there_once() {
+    let config = Config { brokers: Some(servers::kafka()), partitions: 6, ..Config::new("kip-848") };
+    let place = Place::new(Config { kafka_options: "'group.protocol' = 'consumer'".to_owned(), ..config });
+    let size = Size { devices: 10, events_per_device: 4_000, batch: 50, pause: Duration::from_millis(80) };
+    let mut processors = vec![place.start("processor"), place.start("processor")];
+    let ingest = place.start("ingest");
+    let url = processors[0].table(&place.config.dataset);
+    let fleet = Fleet::start(ingest.gateway(), size, 0);
+    fleet.wait_for(8_000);
+    processors.push(place.start("processor"));
+    fleet.wait_for(16_000);
+    processors.remove(0).stop();
+    fleet.wait_for(24_000);
+    processors.push(place.start("processor"));
+    let ledger = fleet.finish();
+    Topic::new(&servers::kafka(), &place.config.dataset).wait_until_no_lag();
+    ingest.stop_all(processors);
+    Table::new(url).assert_is(&ledger, place.path());
+}

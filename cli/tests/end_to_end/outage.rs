@@ -61,8 +61,8 @@ const BREAKER: &str = "lakehose_processor_breaker_state";
 #[test]
 fn without_a_store_events_are_accepted_and_the_processor_says_what_is_down() {
     let bucket = Bucket::start();
-    let (lake, s3_endpoint) = (Some(bucket.lake()), Some(bucket.endpoint.clone()));
-    let place = Place::new(Config { lake, s3_endpoint, ..Config::new("outage") });
+    let (lake, store) = (Some(bucket.lake()), Some(bucket.endpoint.clone()));
+    let place = Place::new(Config { lake, store, ..Config::new("outage") });
     let component = format!("processor of {}", place.config.dataset);
     let size = Size { devices: 10, events_per_device: 4_000, batch: 20, pause: Duration::from_millis(100) };
     let up = place.start("up");
@@ -104,9 +104,9 @@ fn without_a_store_events_are_accepted_and_the_processor_says_what_is_down() {
 #[test]
 fn a_processor_by_itself_is_not_ready_while_the_store_is_down() {
     let bucket = Bucket::start();
-    let (lake, s3_endpoint) = (Some(bucket.lake()), Some(bucket.endpoint.clone()));
+    let (lake, store) = (Some(bucket.lake()), Some(bucket.endpoint.clone()));
     let brokers = Some(crate::support::servers::kafka());
-    let place = Place::new(Config { lake, s3_endpoint, brokers, ..Config::new("outage") });
+    let place = Place::new(Config { lake, store, brokers, ..Config::new("outage") });
     let component = format!("processor of {}", place.config.dataset);
     let (processor, ingest) = (place.start("processor"), place.start("ingest"));
     wait_for("ready", PATIENCE, || (processor.is_ready() && ingest.is_ready()).then_some(()));

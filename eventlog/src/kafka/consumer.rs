@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 use tracing::debug;
 
@@ -22,6 +22,8 @@ pub(super) struct KafkaConsumer {
     assigned: BTreeMap<i32, Reading>,
     /// The rebalance that waits for the caller's answer.
     unanswered: Option<Unanswered>,
+    /// What to tell the caller next, once that has its answer.
+    to_tell: VecDeque<Event>,
     /// librdkafka said that some position is out of range, but not of which partition.
     position_lost: bool,
     /// Partitions that librdkafka holds paused; it does so even after they were given up.
@@ -49,13 +51,24 @@ impl KafkaConsumer {
         let consumer: BaseConsumer<Rebalances> =
             config.create_with_context(Rebalances::new(topic)).map_err(|err| describe(JOIN, &err))?;
         consumer.subscribe(&[topic]).map_err(|err| describe(JOIN, &err))?;
-        let (assigned, topic) = (BTreeMap::new(), topic.to_owned());
-        Ok(KafkaConsumer { consumer, topic, assigned, unanswered: None, position_lost: false, held: BTreeSet::new() })
+        Ok(KafkaConsumer {
+            consumer,
+            topic: topic.to_owned(),
+            assigned: BTreeMap::new(),
+            unanswered: None,
+            to_tell: VecDeque::new(),
+            position_lost: false,
+            held: BTreeSet::new(),
+        })
     }
 
     /// A rebalance that has happened, as input.
     fn rebalanced(&mut self) -> Option<Input> {
-        let event = self.consumer.context().next_event()?;
+        let waiting = if self.unanswered.is_none() { self.to_tell.pop_front() } else { None };
+        let event = waiting.or_else(|| self.consumer.context().next_event())?;
+        if let Some(overtaken) = self.unanswered.take() {
+            return Some(self.overtake(overtaken, event));
+        }
         Some(match event {
             Event::Assigned(partitions) => {
                 self.unanswered = Some(Unanswered::Assigned(partitions.iter().copied().collect()));
@@ -67,11 +80,53 @@ impl KafkaConsumer {
                 Input::Revoked(partitions)
             }
             Event::Lost(partitions) => {
-                self.unanswered = None;
                 self.assigned.retain(|partition, _| !partitions.contains(partition));
                 Input::Lost(partitions)
             }
         })
+    }
+
+    /// librdkafka waits for an answer, except when the topic has got more partitions or the session is lost: then it goes
+    /// on without, as if the answer had been given. What was unanswered is made up for, and the caller told that it is
+    /// void.
+    fn overtake(&mut self, overtaken: Unanswered, by: Event) -> Input {
+        let (void, next) = match (overtaken, by) {
+            // The others own them by now.
+            (Unanswered::Revoked { all, .. }, by) => {
+                if let Err(err) = rebalance::give(&self.consumer, &self.partitions(&all)) {
+                    debug!(%err, "overtaken revocation not answered");
+                }
+                self.assigned.retain(|partition, _| !all.contains(partition));
+                (all, vec![by])
+            }
+            // The group takes them for ours, so they have to be taken after all.
+            (Unanswered::Assigned(before), Event::Assigned(more)) => {
+                let all = before.iter().copied().chain(more).collect();
+                (Vec::from_iter(before), vec![Event::Assigned(all)])
+            }
+            (Unanswered::Assigned(before), Event::Revoked(gone)) => {
+                let (gone, still): (BTreeSet<i32>, Vec<i32>) =
+                    (gone.iter().copied().collect(), before.iter().copied().filter(|p| !gone.contains(p)).collect());
+                let held: Vec<i32> = gone.difference(&before).copied().collect();
+                (Vec::from_iter(before), vec![Event::Revoked(held), Event::Assigned(still)])
+            }
+            (Unanswered::Assigned(before), Event::Lost(gone)) => {
+                let held = gone.into_iter().filter(|partition| !before.contains(partition)).collect();
+                (Vec::from_iter(before), vec![Event::Lost(held)])
+            }
+        };
+        for event in next.into_iter().rev() {
+            match &event {
+                Event::Revoked(none) if none.is_empty() => {
+                    if let Err(err) = rebalance::give(&self.consumer, &self.partitions(&[])) {
+                        debug!(%err, "revocation of what was never taken not answered");
+                    }
+                }
+                Event::Assigned(none) | Event::Lost(none) if none.is_empty() => {}
+                _ => self.to_tell.push_front(event),
+            }
+        }
+        Input::Lost(void)
     }
 
     /// Finds a partition whose position the brokers do not hold.
@@ -384,8 +439,8 @@ impl Drop for KafkaConsumer {
             Some(Unanswered::Revoked { all, .. }) => rebalance::give(&self.consumer, &self.partitions(&all)),
             None => Ok(()),
         };
-        // Events that came but were not polled yet wait for an answer as well.
-        while let Some(event) = self.consumer.context().next_event() {
+        // Events that the caller was not told of yet wait for an answer as well.
+        while let Some(event) = self.to_tell.pop_front().or_else(|| self.consumer.context().next_event()) {
             let _ = match event {
                 Event::Assigned(partitions) => rebalance::take(&self.consumer, &self.partitions(&partitions)),
                 Event::Revoked(partitions) => rebalance::give(&self.consumer, &self.partitions(&partitions)),

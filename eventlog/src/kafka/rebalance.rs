@@ -119,12 +119,20 @@ pub(super) fn take(consumer: &BaseConsumer<Rebalances>, partitions: &TopicPartit
     }
 }
 
-/// Gives partitions up, in the way of the group's protocol (an eager one always gives up all).
+/// Gives partitions up, in the way of the group's protocol (an eager one always gives up all). Those that were never
+/// taken are left out: librdkafka would refuse the whole answer, and wait for another for ever.
 pub(super) fn give(consumer: &BaseConsumer<Rebalances>, partitions: &TopicPartitionList) -> KafkaResult<()> {
-    match consumer.rebalance_protocol() {
-        RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
-        RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
+    if !matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
+        return consumer.unassign();
     }
+    let taken = consumer.assignment()?;
+    let mut given = TopicPartitionList::new();
+    for element in partitions.elements() {
+        if taken.find_partition(element.topic(), element.partition()).is_some() {
+            given.add_partition(element.topic(), element.partition());
+        }
+    }
+    consumer.incremental_unassign(&given)
 }
 
 /// The little that is read of librdkafka's statistics.

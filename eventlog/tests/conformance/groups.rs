@@ -1,6 +1,6 @@
 //! Consumer groups of Kafka: members come and go, and nothing is read by two at once or by nobody.
 
-use crate::bed::{Bed, PATIENCE, kafka_brokers, numbered, unique};
+use crate::bed::{Bed, PATIENCE, Reader, kafka_brokers, numbered, unique};
 use eventlog::kafka::KafkaOptions;
 use eventlog::{Consumer, Input, Position};
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -264,4 +264,114 @@ fn kafka_a_reader_of_a_topic_that_is_deleted_is_told_what_to_do() {
         }
     });
     assert!(!refusal.is_retryable() && refusal.to_string().contains("somebody deleted it"), "{refusal}");
+}
+
+/// librdkafka joins anew when a topic has got more partitions, whether or not the last rebalance was answered.
+#[test]
+fn kafka_a_rebalance_that_overtakes_an_unanswered_one_leaves_no_partition_to_nobody() {
+    let Some(brokers) = kafka_brokers() else { return };
+    for unanswered_is_revoked in [true, false] {
+        let fast = [("topic.metadata.refresh.interval.ms".to_owned(), "300".to_owned())].into();
+        let bed = Bed::kafka_with(KafkaOptions { brokers: brokers.clone(), options: fast, ..KafkaOptions::default() });
+        let (topic, group) = (bed.topic(4), unique("group"));
+        let mut first = Owner::new(bed.join(&topic, &group));
+        until("the first owns all", || {
+            first.step(true);
+            first.owned.len() == 4
+        });
+        let mut second = Owner::new(bed.join(&topic, &group));
+        until("a rebalance is unanswered", || {
+            first.step(!unanswered_is_revoked);
+            second.step(unanswered_is_revoked);
+            if unanswered_is_revoked { first.unanswered } else { second.unanswered }
+        });
+        widen(&brokers, &topic, 6);
+        let overtaken = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < overtaken {
+            first.step(!unanswered_is_revoked);
+            second.step(unanswered_is_revoked);
+        }
+        until("both share all six", || {
+            first.step(true);
+            second.step(true);
+            assert!(first.owned.is_disjoint(&second.owned), "{:?} {:?}", first.owned, second.owned);
+            first.owned.len() == 3 && second.owned.len() == 3
+        });
+        // What they believe is so: each is handed the records of its own.
+        bed.accepted(&topic, numbered(0, 300));
+        until("all is read", || {
+            first.step(true);
+            second.step(true);
+            first.read + second.read == 300
+        });
+    }
+}
+
+/// A member that answers when it is told to.
+struct Owner {
+    reader: Reader,
+    owned: BTreeSet<i32>,
+    asked: Option<Input>,
+    unanswered: bool,
+    read: usize,
+}
+
+impl Owner {
+    fn new(reader: Reader) -> Owner {
+        Owner { reader, owned: BTreeSet::new(), asked: None, unanswered: false, read: 0 }
+    }
+
+    fn step(&mut self, answers: bool) {
+        let (input, seen) = self.reader.poll(Duration::from_millis(20));
+        assert!(seen.iter().all(|record| self.owned.contains(&record.at.partition)));
+        self.read += seen.len();
+        match input {
+            Input::Lost(partitions) => {
+                self.owned.retain(|partition| !partitions.contains(partition));
+                self.asked = None;
+            }
+            Input::Assigned(_) | Input::Revoked(_) => {
+                assert_eq!(self.asked, None, "asked again before the answer");
+                self.asked = Some(input);
+            }
+            Input::Records(_) | Input::Idle => {}
+            Input::OutOfRange(partition) => panic!("partition {partition} is out of range"),
+        }
+        if answers {
+            self.answer();
+        }
+        self.unanswered = self.asked.is_some();
+    }
+
+    fn answer(&mut self) {
+        match self.asked.take() {
+            Some(Input::Assigned(partitions)) => {
+                let from: Vec<Position> = partitions.iter().map(|p| Position { partition: *p, offset: 0 }).collect();
+                self.reader.consumer.assign(&from).unwrap();
+                self.owned.extend(partitions);
+            }
+            Some(Input::Revoked(partitions)) => {
+                self.owned.retain(|partition| !partitions.contains(partition));
+                self.reader.consumer.release(&partitions).unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+    }
+}
+
+fn widen(brokers: &str, topic: &str, partitions: usize) {
+    use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+    use rdkafka::client::DefaultClientContext;
+    let admin: AdminClient<DefaultClientContext> =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    let wanted = [NewPartitions::new(topic, partitions)];
+    let widened = crate::bed::runtime().block_on(admin.create_partitions(&wanted, &AdminOptions::new()));
+    assert!(widened.unwrap().iter().all(Result::is_ok));
 }

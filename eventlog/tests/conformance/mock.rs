@@ -4,9 +4,10 @@
 use crate::bed::{Bed, PATIENCE, numbered, record, runtime};
 use eventlog::kafka::{KafkaLog, KafkaOptions};
 use eventlog::{AppendError, Input, LogError, Position};
-use rdkafka::mocking::MockCluster;
+use rdkafka::mocking::{MockCluster, MockCoordinator};
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const TOPIC: &str = "events";
@@ -171,5 +172,42 @@ fn a_reader_that_lacks_a_right_is_told_which() {
             }
         });
         assert!(!refusal.is_retryable() && refusal.to_string().contains(advice), "{refusal}");
+    }
+}
+
+#[test]
+fn a_reader_goes_on_where_it_was_when_the_coordinator_of_its_group_moves() {
+    const GROUP: &str = "group";
+    let cluster = MockCluster::new(2).unwrap();
+    cluster.create_topic(TOPIC, 3, 2).unwrap();
+    cluster.coordinator(MockCoordinator::Group(GROUP.to_owned()), 1).unwrap();
+    let bed = Bed::kafka_with(options(&cluster));
+    let mut reader = bed.join(TOPIC, GROUP);
+    reader.accept(|_| 0);
+    let mut next: BTreeMap<i32, i64> = BTreeMap::new();
+    for round in 0..4 {
+        bed.accepted(TOPIC, numbered(round * 100, round * 100 + 100));
+        let deadline = Instant::now() + PATIENCE;
+        while next.values().sum::<i64>() < (round as i64 + 1) * 100 {
+            assert!(Instant::now() < deadline, "read {next:?} after {round} moves");
+            match reader.poll(Duration::from_millis(100)) {
+                (Input::Assigned(partitions), _) => {
+                    let at = |p: &i32| Position { partition: *p, offset: next.get(p).copied().unwrap_or_default() };
+                    reader.consumer.assign(&partitions.iter().map(at).collect::<Vec<_>>()).unwrap();
+                }
+                (Input::Revoked(partitions), _) => reader.consumer.release(&partitions).unwrap(),
+                (Input::OutOfRange(partition), _) => panic!("partition {partition} is out of range"),
+                (Input::Idle | Input::Records(_) | Input::Lost(_), seen) => {
+                    for record in seen {
+                        let expected = next.entry(record.at.partition).or_default();
+                        assert_eq!(record.at.offset, *expected, "in order, each once");
+                        *expected += 1;
+                    }
+                }
+            }
+        }
+        let hints: Vec<Position> = next.iter().map(|(p, o)| Position { partition: *p, offset: *o }).collect();
+        reader.consumer.commit_hint(&hints).unwrap();
+        cluster.coordinator(MockCoordinator::Group(GROUP.to_owned()), 2 - round as i32 % 2).unwrap();
     }
 }

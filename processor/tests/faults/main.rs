@@ -9,15 +9,13 @@ mod schema_change;
 mod committers;
 mod many_processors;
 
+mod offsets;
+mod stores;
+mod zombies;
+
 use eventlog::Input;
-use lake::file::FileStats;
-use lake::table::now_ms;
 use lake::testing::{Fault, Op, faulty_lake};
-use lake::{DataFile, OffsetRange, Table, schema};
-use processor::breaker::Breakers;
-use processor::committer::{COMMIT_WITHIN, Submission, Verdict};
-use processor::{Committer, Config};
-use std::sync::Arc;
+use processor::Config;
 use std::time::Duration;
 use support::*;
 
@@ -231,33 +229,4 @@ async fn a_store_that_is_away_does_not_keep_the_processor_from_stopping() {
     until_committed(&lake, &[100]).await;
     next.stop().await.unwrap();
     assert_eq!(places(&lake, "events").await, all_places(&[100]));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn files_that_a_sweep_may_have_deleted_are_not_committed() {
-    let directory = tempfile::tempdir().unwrap();
-    let (lake, _) = faulty_lake(directory.path()).unwrap();
-    let events = Table::open_or_create(&lake, "events", schema::events(&dataset())).await.unwrap();
-    let dead = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
-    let (committer, task) =
-        Committer::start(Arc::new(MemoryLog::new(1)), events, dead, 1, Breakers::new("events")).await.unwrap();
-    let submission = |end: i64, age: Duration| Submission {
-        ranges: vec![OffsetRange { partition: 0, start: end - 1, end }],
-        files: vec![DataFile {
-            path: format!("date=2026-11-22/{end}.parquet"),
-            size: 1,
-            date: "2026-11-22".parse().unwrap(),
-            modified_ms: now_ms() - age.as_millis() as i64,
-            stats: FileStats::default(),
-            ranges: Vec::new(),
-            sorted_by: Vec::new(),
-        }],
-        dead: Vec::new(),
-    };
-    let fresh = committer.submit(submission(1, Duration::from_secs(3_600))).await;
-    assert!(matches!(fresh, Verdict::Committed), "{fresh:?}");
-    let stale = committer.submit(submission(2, COMMIT_WITHIN + Duration::from_secs(1))).await;
-    assert!(matches!(stale, Verdict::Rejected), "{stale:?}");
-    drop(committer);
-    task.await.unwrap();
 }

@@ -55,6 +55,8 @@ struct Partition {
     first: i64,
     /// With their time-stamps.
     records: Vec<(Bytes, i64)>,
+    /// Offsets that nobody is handed: markers of transactions, and what compaction of the topic has removed.
+    holes: BTreeSet<i64>,
 }
 
 impl MemoryLog {
@@ -132,6 +134,11 @@ impl MemoryLog {
     /// Deletes records as retention would.
     pub(crate) fn delete_before(&self, partition: usize, first: i64) {
         self.shared.lock().unwrap().partitions[partition].first = first;
+    }
+
+    /// Makes the log keep quiet about some offsets, as Kafka does about markers of transactions and compacted records.
+    pub(crate) fn punch(&self, partition: usize, offsets: impl IntoIterator<Item = i64>) {
+        self.shared.lock().unwrap().partitions[partition].holes.extend(offsets);
     }
 
     /// Tells the `consumer`th that joined.
@@ -309,9 +316,10 @@ impl Consumer for MemoryConsumer {
             if *position < log.first {
                 return Ok(Input::OutOfRange(*partition));
             }
-            for (value, timestamp_ms) in log.records.iter().skip(*position as usize).take(100) {
-                sink(record(*partition, *position, value, *timestamp_ms));
-                *position += 1;
+            let next = (*position..).zip(log.records.iter().skip(*position as usize));
+            for (offset, (value, timestamp_ms)) in next.filter(|(offset, _)| !log.holes.contains(offset)).take(100) {
+                sink(record(*partition, offset, value, *timestamp_ms));
+                *position = offset + 1;
                 count += 1;
             }
         }

@@ -1,7 +1,8 @@
 //! A Kafka broker of one's own, to take away and bring back.
 
-use super::servers;
+use super::{PATIENCE, servers, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -23,7 +24,24 @@ impl Broker {
 
     /// kill -9.
     pub fn kill(&self) {
-        end(self.directory.path(), "KAFKA_PID");
+        self.signal(Signal::KILL);
+        // A busy machine takes its time to clean up behind it, and the next start needs the port.
+        wait_for("the broker's port is free", PATIENCE, || TcpStream::connect(&self.address).is_err().then_some(()));
+    }
+
+    /// SIGSTOP: it answers nobody, and its connections stay open.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid: i32 = setting(self.directory.path(), "KAFKA_PID").parse().unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
     /// Brings it back with what it had, at the same address.
@@ -39,7 +57,9 @@ impl Drop for Broker {
 }
 
 pub(super) fn run(script: &Path, directory: &Path) {
-    let status = Command::new(script).arg(directory).stdout(Stdio::null()).status().unwrap();
+    // On a machine that is busy with other tests it may take more than a minute.
+    let patient = ("KAFKA_START_TIMEOUT", "180");
+    let status = Command::new(script).arg(directory).envs([patient]).stdout(Stdio::null()).status().unwrap();
     assert!(status.success(), "{} {}: {status}", script.display(), directory.display());
 }
 

@@ -14,12 +14,17 @@ pub struct Config {
     /// The declared columns.
     pub columns: &'static str,
     pub brokers: Option<String>,
+    /// Options of librdkafka, in TOML.
+    pub kafka_options: String,
     pub lake: Option<String>,
-    /// Of the lake's server, if it is not the shared one.
-    pub s3_endpoint: Option<String>,
+    /// Where processes find the S3 server, if not where the test does.
+    pub store: Option<String>,
     /// Further lines of TOML: sections that are not named above.
     pub more: &'static str,
 }
+
+/// A processor that was killed is missed sooner than in production, for the test's sake.
+pub const MISSED_SOON: &str = "'session.timeout.ms' = 6000, 'heartbeat.interval.ms' = 1000";
 
 impl Config {
     /// Embedded log and local lake.
@@ -33,14 +38,15 @@ impl Config {
             // What `device::Event` posts.
             columns: "{ seq = 'long', temp = 'double', fw = { type = 'string', from = 'os.fw' } }",
             brokers: None,
+            kafka_options: MISSED_SOON.to_owned(),
             lake: None,
-            s3_endpoint: None,
+            store: None,
             more: "",
         }
     }
 
     pub fn to_toml(&self) -> String {
-        let Config { dataset, partitions, columns, brokers, lake, more, .. } = self;
+        let Config { dataset, partitions, columns, brokers, kafka_options, lake, more, .. } = self;
         let mut toml = String::new();
         if let Some(lake) = lake {
             writeln!(toml, "lake = '{lake}'").unwrap();
@@ -49,9 +55,7 @@ impl Config {
         writeln!(toml, "[flush]\nevery = '{}'", self.flush_every).unwrap();
         writeln!(toml, "[compaction]\nevery = '{}'\ncold_after = '{}'", self.compact_every, self.cold_after).unwrap();
         if let Some(brokers) = brokers {
-            // A processor that was killed is missed sooner than in production, for the test's sake.
-            let options = "'session.timeout.ms' = 6000, 'heartbeat.interval.ms' = 1000";
-            writeln!(toml, "[kafka]\nbrokers = '{brokers}'\noptions = {{ {options} }}").unwrap();
+            writeln!(toml, "[kafka]\nbrokers = '{brokers}'\noptions = {{ {kafka_options} }}").unwrap();
         }
         writeln!(toml, "{more}").unwrap();
         toml

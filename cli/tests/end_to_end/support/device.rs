@@ -4,7 +4,7 @@ use super::http::Answer;
 use chrono::{DateTime, SecondsFormat, Utc};
 use reqwest::Client;
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -62,10 +62,20 @@ impl Device {
         event
     }
 
-    /// Posts all events and returns what it knows of each. `acknowledged` grows meanwhile.
-    pub async fn run(self, client: Client, address: watch::Receiver<String>, acknowledged: &AtomicU64) -> Vec<Entry> {
-        let mut ledger = Vec::with_capacity(self.events as usize);
+    /// Posts all events, or those before it is `enough`, and returns what it knows of each. `acknowledged` grows
+    /// meanwhile.
+    pub async fn run(
+        self,
+        client: Client,
+        address: watch::Receiver<String>,
+        acknowledged: &AtomicU64,
+        enough: &AtomicBool,
+    ) -> Vec<Entry> {
+        let mut ledger = Vec::new();
         for first in (0..self.events).step_by(self.batch as usize) {
+            if enough.load(Ordering::Relaxed) {
+                break;
+            }
             let mut pending: Vec<Entry> =
                 (first..self.events.min(first + self.batch)).map(|seq| Entry { seq, attempts: 1 }).collect();
             while !pending.is_empty() {

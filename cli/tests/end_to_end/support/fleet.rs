@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -30,6 +30,7 @@ impl Size {
 pub struct Fleet {
     address: watch::Sender<String>,
     acknowledged: Arc<AtomicU64>,
+    enough: Arc<AtomicBool>,
     devices: Vec<(String, JoinHandle<Vec<Entry>>)>,
 }
 
@@ -42,17 +43,18 @@ impl Fleet {
     /// The same with events that are larger by `padding` bytes.
     pub fn start_padded(url: String, size: Size, first: usize, padding: usize) -> Fleet {
         let (address, listening) = watch::channel(url);
-        let acknowledged = Arc::new(AtomicU64::new(0));
+        let (acknowledged, enough) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let client = http::client();
         let since = start_of_times();
         let devices = (first..first + size.devices).map(|number| {
             let Size { events_per_device: events, batch, pause, .. } = size;
             let device = Device { number, events, batch, pause, since, padding };
-            let (client, listening, acknowledged) = (client.clone(), listening.clone(), Arc::clone(&acknowledged));
+            let (client, listening) = (client.clone(), listening.clone());
+            let (acknowledged, enough) = (Arc::clone(&acknowledged), Arc::clone(&enough));
             let name = device.name();
-            (name, http::RUNTIME.spawn(async move { device.run(client, listening, &acknowledged).await }))
+            (name, http::RUNTIME.spawn(async move { device.run(client, listening, &acknowledged, &enough).await }))
         });
-        Fleet { devices: devices.collect(), address, acknowledged }
+        Fleet { devices: devices.collect(), address, acknowledged, enough }
     }
 
     /// Tells the devices where the gateway is now.
@@ -72,6 +74,12 @@ impl Fleet {
             assert!(!self.devices.iter().any(|(_, task)| task.is_finished()) || self.acknowledged() > 0, "all ended");
             (self.acknowledged() >= events).then_some(())
         });
+    }
+
+    /// Tells the devices to post no further events, and waits until those that they have are acknowledged.
+    pub fn stop(self) -> Ledger {
+        self.enough.store(true, Ordering::Relaxed);
+        self.finish()
     }
 
     /// Waits until every device got an acknowledgement for every event.

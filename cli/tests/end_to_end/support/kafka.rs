@@ -1,6 +1,7 @@
 //! Kafka as other programs see it: producers that know nothing of Lakehose, and lag tools.
 
 use super::{PATIENCE, wait_for};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -54,9 +55,28 @@ impl Topic {
 
     /// Removes it, where it would take much room on a broker that others use too.
     pub fn delete(&self) {
-        let admin: rdkafka::admin::AdminClient<DefaultClientContext> = client(&self.brokers).create().unwrap();
-        let deleted = admin.delete_topics(&[&self.name], &rdkafka::admin::AdminOptions::new());
-        super::http::RUNTIME.block_on(deleted).unwrap();
+        let admin = self.admin();
+        super::http::RUNTIME.block_on(admin.delete_topics(&[&self.name], &AdminOptions::new())).unwrap();
+    }
+
+    /// Gives it more partitions: `count` in all.
+    pub fn widen(&self, count: usize) -> Result<(), String> {
+        let (admin, wanted) = (self.admin(), [NewPartitions::new(&self.name, count)]);
+        let options = AdminOptions::new().request_timeout(Some(ANSWERS_WITHIN));
+        let widened = super::http::RUNTIME.block_on(admin.create_partitions(&wanted, &options));
+        let result = widened.map_err(|err| err.to_string())?.remove(0);
+        result.map(drop).map_err(|(name, code)| format!("{name}: {code}"))
+    }
+
+    /// Deletes the records before `first`, as retention does.
+    pub fn delete_before(&self, partition: i32, first: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.name, partition, Offset::Offset(first)).unwrap();
+        super::http::RUNTIME.block_on(self.admin().delete_records(&list, &AdminOptions::new())).unwrap();
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        client(&self.brokers).create().unwrap()
     }
 }
 

@@ -14,6 +14,8 @@ pub mod broker;
 pub mod bucket;
 pub mod foreign;
 pub mod dead;
+pub mod steady;
+pub mod watch;
 
 use std::time::{Duration, Instant};
 

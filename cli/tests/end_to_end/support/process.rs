@@ -2,6 +2,7 @@
 
 use super::config::Config;
 use super::{http, servers};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -41,8 +42,16 @@ impl Place {
     }
 
     /// Starts a process and waits for it to say where it is.
+    #[track_caller]
     pub fn start(&self, command: &str) -> Lakehose {
-        Lakehose::start(command, self)
+        self.try_start(command, &[]).unwrap_or_else(|said| panic!("{said}"))
+    }
+
+    /// The same with environment variables of its own, for a process that may not find what it needs; then its last
+    /// words.
+    pub fn try_start(&self, command: &str, variables: &[(&str, &str)]) -> Result<Lakehose, String> {
+        let store = self.config.store.as_deref().map(|address| ("AWS_ENDPOINT_URL", address));
+        Lakehose::start(command, self.path(), &[store.as_slice(), variables].concat())
     }
 }
 
@@ -61,24 +70,24 @@ pub struct Lakehose {
 const END_WITHIN: Duration = Duration::from_secs(60);
 
 impl Lakehose {
-    fn start(command: &str, place: &Place) -> Lakehose {
-        let directory = place.path();
+    fn start(command: &str, directory: &Path, variables: &[(&str, &str)]) -> Result<Lakehose, String> {
         let log = directory.join(super::unique(command)).with_extension("log");
         let mut process = Command::new(env!("CARGO_BIN_EXE_lakehose"));
         process.arg(command).args(["--admin", "127.0.0.1:0"]).current_dir(directory);
         if ["up", "ingest"].contains(&command) {
             process.args(["--listen", "127.0.0.1:0"]);
         }
-        process.env_clear().envs(servers::aws());
-        process.envs(place.config.s3_endpoint.iter().map(|endpoint| ("AWS_ENDPOINT_URL", endpoint)));
+        process.env_clear().envs(servers::aws()).envs(variables.iter().copied());
         process.stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap());
         let mut child = process.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut said = String::new();
         while stdout.read_line(&mut said).unwrap() > 1 {}
         let started = Lakehose { child, command: command.to_owned(), said, log, _stdout: stdout };
-        assert!(started.said.contains("admin "), "{} did not start:\n{}", started.command, started.log_tail());
-        started
+        match started.said.contains("admin ") {
+            true => Ok(started),
+            false => Err(format!("{} did not start:\n{}", started.command, started.log_tail())),
+        }
     }
 
     /// Where the devices post to.
@@ -104,12 +113,11 @@ impl Lakehose {
 
     /// A series of `/metrics`, added up over its labels; 0 if there is none.
     pub fn metric(&self, name: &str) -> f64 {
-        let metrics = http::get(&self.admin("/metrics")).unwrap().body;
-        let samples = metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
-        samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        sum(&http::get(&self.admin("/metrics")).unwrap().body, name)
     }
 
-    fn admin(&self, path: &str) -> String {
+    /// Where a page of the admin listener is.
+    pub fn admin(&self, path: &str) -> String {
         format!("{}{path}", self.fact("admin "))
     }
 
@@ -125,6 +133,16 @@ impl Lakehose {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// How it ended by itself; `None` while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// SIGSTOP, SIGCONT, SIGTERM: whatever it lives through.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// kill -9.
@@ -144,13 +162,17 @@ impl Lakehose {
         let mut all = vec![self];
         all.extend(others);
         for process in &all {
-            let pid = rustix::process::Pid::from_child(&process.child);
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+            process.signal(Signal::TERM);
         }
-        for mut process in all {
-            let status = process.wait();
-            assert!(status.success(), "{} ended with {status}:\n{}", process.command, process.log_tail());
+        for process in all {
+            process.wait_for_its_end();
         }
+    }
+
+    /// Waits for the end of one that was told to stop: in time, with exit code 0.
+    pub fn wait_for_its_end(mut self) {
+        let status = self.wait();
+        assert!(status.success(), "{} ended with {status}:\n{}", self.command, self.log_tail());
     }
 
     fn wait(&mut self) -> ExitStatus {
@@ -164,11 +186,23 @@ impl Lakehose {
         }
     }
 
-    fn log_tail(&self) -> String {
+    /// Whether it has logged `words`.
+    pub fn has_logged(&self, words: &str) -> bool {
+        std::fs::read_to_string(&self.log).unwrap().contains(words)
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
+}
+
+/// A series of a page of metrics, added up over its labels.
+pub fn sum(metrics: &str, name: &str) -> f64 {
+    let samples = metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+    samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
 impl Drop for Lakehose {

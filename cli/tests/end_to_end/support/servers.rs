@@ -32,6 +32,11 @@ pub fn duckdb() -> PathBuf {
     variable("LAKEHOSE_TEST_DUCKDB").into()
 }
 
+/// The shared S3 server's address.
+pub fn s3() -> String {
+    variable("LAKEHOSE_TEST_S3")
+}
+
 /// A prefix in the bucket of the shared S3 server.
 pub fn s3_lake(prefix: &str) -> String {
     for (name, _) in aws() {

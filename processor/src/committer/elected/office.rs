@@ -6,6 +6,7 @@ use crate::committer::Verdict;
 use crate::committer::announcement::{Answer, ControlRecord};
 use crate::committer::deciding::Deciding;
 use crate::metrics;
+use anyhow::Context;
 use eventlog::Log;
 use lake::Table;
 use std::sync::Arc;
@@ -201,15 +202,9 @@ impl Office {
 
 /// Reads the tables until they answer, or cannot.
 async fn load(events: &Table, dead: &Table, partitions: u32, breakers: &Breakers) -> anyhow::Result<Deciding<Uuid>> {
-    let mut attempts = breakers.commits();
-    loop {
-        attempts.begin().await;
-        match Deciding::load(events.clone(), dead.clone(), partitions, breakers.clone()).await {
-            Ok(loaded) => {
-                attempts.succeeded();
-                return Ok(loaded);
-            }
-            Err(err) => attempts.failed(anyhow::Error::from(err).context("read the table"))?,
-        }
-    }
+    let load = || async {
+        let loaded = Deciding::load(events.clone(), dead.clone(), partitions, breakers.clone()).await;
+        loaded.context("read the table")
+    };
+    breakers.commits().repeat(load).await
 }
