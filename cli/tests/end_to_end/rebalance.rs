@@ -9,8 +9,7 @@ use crate::support::watch::Watch;
 use crate::support::{PATIENCE, servers, wait_for};
 use std::time::Duration;
 
-/// What two cores can take beside a broker; unoptimised, the processors alone need them.
-const EVENTS_PER_SECOND: u64 = if cfg!(debug_assertions) { 8_000 } else { 50_000 };
+const EVENTS_PER_SECOND: u64 = 50_000;
 const PARTITIONS: u32 = 12;
 const LONGEST_STOP: Duration = Duration::from_secs(2);
 const READ: &str = "lakehose_processor_records_read_total";
