@@ -184,8 +184,10 @@ impl Window {
     /// Changes how many bytes it may take.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
-        while self.bytes() > limit && !self.slices.is_empty() {
-            self.drop_oldest();
+        while self.bytes() > limit
+            && let Some(oldest) = self.oldest()
+        {
+            self.drop_slice(oldest);
         }
     }
 
@@ -195,7 +197,7 @@ impl Window {
         }
         self.expire(at);
         let number = at.div_euclid(self.slice);
-        let Some(index) = self.make_room(number) else {
+        let Some(index) = self.make_room(number, at) else {
             self.complete_from = self.complete_from.max(Some(at + 1));
             return;
         };
@@ -217,9 +219,9 @@ impl Window {
         }
     }
 
-    /// The slice of a number that can take one more key within the memory; `None` if only younger keys have room.
-    fn make_room(&mut self, number: i64) -> Option<usize> {
-        let next = self.slices.partition_point(|slice| slice.number <= number);
+    /// The slice of a number that can take a key received `at` within the memory; `None` if only younger keys have room.
+    fn make_room(&mut self, number: i64, at: i64) -> Option<usize> {
+        let next = self.after(number);
         let last = next.checked_sub(1).filter(|last| self.slices[*last].number == number);
         if let Some(last) = last {
             let slice = &self.slices[last];
@@ -229,13 +231,21 @@ impl Window {
             // It doubles, and while it does so the old and the new table are both there.
             let grown = 2 * slice.bytes();
             if grown <= self.limit / LARGEST_SLICE {
-                return self.drop_until_fits(grown, last);
+                return self.drop_until_fits(grown, Some(last), at).then(|| self.after(number) - 1);
             }
         }
         let keys = self.first_keys(next);
-        let index = self.drop_until_fits(table_bytes(keys), next)?;
+        if !self.drop_until_fits(table_bytes(keys), None, at) {
+            return None;
+        }
+        let index = self.after(number);
         self.slices.insert(index, Slice { number, latest: i64::MIN, keys: HashTable::with_capacity(keys) });
         Some(index)
+    }
+
+    /// The place behind all slices of a number.
+    fn after(&self, number: i64) -> usize {
+        self.slices.partition_point(|slice| slice.number <= number)
     }
 
     /// For how many keys to make room at once: as many as the last slice has, so that it need not grow again and again.
@@ -245,17 +255,28 @@ impl Window {
         if fits { before.max(FIRST_KEYS) } else { FIRST_KEYS }
     }
 
-    /// Drops the oldest slices until `bytes` more fit. Returns the new place of slice `index`; `None` if it would go too.
-    fn drop_until_fits(&mut self, bytes: usize, mut index: usize) -> Option<usize> {
-        while self.bytes() + bytes > self.limit && !self.slices.is_empty() {
-            index = index.checked_sub(1)?;
-            self.drop_oldest();
+    /// Drops the oldest slices until `bytes` more fit. False if that would take `kept`, or keys younger than `at`, for
+    /// which the room is wanted: a table is read from its youngest rows backwards.
+    fn drop_until_fits(&mut self, bytes: usize, mut kept: Option<usize>, at: i64) -> bool {
+        while self.bytes() + bytes > self.limit {
+            match self.oldest() {
+                Some(oldest) if Some(oldest) != kept && self.slices[oldest].latest <= at => {
+                    self.drop_slice(oldest);
+                    kept = kept.map(|kept| kept - usize::from(kept > oldest));
+                }
+                _ => return false,
+            }
         }
-        Some(index)
+        true
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some(slice) = self.slices.pop_front() {
+    /// Slices of one number stand in the order in which they were begun, which need not be that of their keys.
+    fn oldest(&self) -> Option<usize> {
+        (0..self.slices.len()).min_by_key(|index| self.slices[*index].latest)
+    }
+
+    fn drop_slice(&mut self, index: usize) {
+        if let Some(slice) = self.slices.remove(index) {
             self.complete_from = self.complete_from.max(Some(slice.latest + 1));
         }
     }

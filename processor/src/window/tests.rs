@@ -159,3 +159,17 @@ fn fingerprints_differ_from_process_to_process() {
     let fingerprint = || window(AMPLE).fingerprint("d", "x");
     assert_ne!(fingerprint(), fingerprint());
 }
+
+#[test]
+fn of_rows_read_backwards_the_youngest_stay() {
+    let mut window = window(8 * FIRST_BYTES);
+    // Three files, the youngest first, each in the order of its times, all in one slice of time.
+    for file in [600..900i64, 300..600, 0..300] {
+        for at in file {
+            window.remember("d", &at.to_string(), at / 4);
+        }
+    }
+    assert!(window.is_cut() && window.bytes() <= 8 * FIRST_BYTES);
+    assert!(window.repeats("d", "899", 225) && window.repeats("d", "600", 225));
+    assert!(!window.repeats("d", "0", 225));
+}
