@@ -5,8 +5,8 @@
 //! less than the table goes on as it was.
 //!
 //! - A declared column that the table lacks is added behind the declared ones. Older files read as null there.
-//! - `int` becomes `long`. Files keep their type, which readers widen. No other type gets wider: readers compare a `float`
-//!   with a `double` wrongly (see `docs/adr/0005-schema-change.md`).
+//! - `int` becomes `long` and `float` becomes `double`. Files keep their type, which readers widen. No other type gets
+//!   wider (see `docs/adr/0005-schema-change.md`).
 //! - A column that the table has wider than it is declared is written as the table has it.
 //! - A column that the table has and nobody declares any more stays. New files lack it.
 //! - Everything else is a [`Conflict`], which no program may settle by itself.
@@ -118,6 +118,7 @@ fn agree(column: &Field, declared: &Field) -> Result<DataType, Conflict> {
     match (column.data_type(), declared.data_type()) {
         (found, declared) if holds(found, declared) => Ok(found.clone()),
         (DataType::Int32, DataType::Int64) => Ok(DataType::Int64),
+        (DataType::Float32, DataType::Float64) => Ok(DataType::Float64),
         (found, wanted) => {
             Err(Conflict::Type { column: declared.name().clone(), found: word(found), declared: word(wanted) })
         }

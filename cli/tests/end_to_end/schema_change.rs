@@ -6,11 +6,11 @@ use crate::support::table::Table;
 use crate::support::{PATIENCE, http, wait_for};
 use serde_json::{Value, json};
 
-const FIRST: &str = "{ n = { type = 'int', stats = true }, temp = 'double' }";
+const FIRST: &str = "{ n = { type = 'int', stats = true }, temp = 'float' }";
 const LATER: &str =
     "{ mode = { type = 'string', stats = true }, n = { type = 'long', stats = true }, temp = 'double' }";
 /// An older file comes back: without the new column, with the narrow type.
-const BACK: &str = "{ n = 'int', temp = 'double' }";
+const BACK: &str = "{ n = 'int', temp = 'float' }";
 const CONFLICTING: &str = "{ n = 'string', temp = 'double', brand_new = 'int' }";
 /// What the refusal advises.
 const RENAMED: &str = "{ n_text = { type = 'string', from = 'n' }, temp = 'double' }";
@@ -53,6 +53,8 @@ fn assert_rows(table: &mut Table) {
         ("n < 2147483647", 2),
         ("n IN (1, 3000000000)", 4),
         ("n IS NULL", 2),
+        ("temp > 2.5", 4),
+        ("temp = 2", 1),
         ("mode IS NULL", 5),
         ("mode = 'late' AND n > 1", 1),
         ("mode IS NULL AND n = 1", 2),
@@ -75,7 +77,7 @@ fn columns_change_between_starts_and_every_row_stays_what_it_was() {
 
     place.reconfigure(Config { columns: LATER, ..place.config.clone() });
     let (code, said) = place.run(&["check"]);
-    let change = "mode string added, n widened to long, mode with statistics";
+    let change = "mode string added, n widened to long, temp widened to double, mode with statistics";
     assert!(code == Some(0) && said.contains(change), "{said}");
     run(
         &mut place,
