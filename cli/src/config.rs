@@ -114,6 +114,9 @@ impl Config {
         if self.flush.every.is_zero() {
             bail!("flush.every is 0: give the time after which events must be in the table, such as \"5s\"");
         }
+        if !(1..=1_024).contains(&self.flush.threads) {
+            bail!("flush.threads must be between 1 and 1024: leave it out for as many as there are cores");
+        }
         if self.compaction.every.is_zero() {
             bail!("compaction.every is 0: give the time between two rounds, such as \"30s\"");
         }

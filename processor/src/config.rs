@@ -39,11 +39,14 @@ pub struct FlushConfig {
     pub every: Duration,
     /// Size of the rows in memory, over all partitions.
     pub bytes: ByteSize,
+    /// Threads that sort and encode the rows of a dataset; by default as many as there are cores.
+    pub threads: usize,
 }
 
 impl Default for FlushConfig {
     fn default() -> Self {
-        FlushConfig { every: Duration::from_secs(5), bytes: ByteSize::mib(64) }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        FlushConfig { every: Duration::from_secs(5), bytes: ByteSize::mib(64), threads }
     }
 }
 

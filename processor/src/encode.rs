@@ -1,5 +1,7 @@
-//! Buffered rows to Parquet: one file per date, sorted. Pure but for the clock in the files' names.
+//! Buffered rows to Parquet: one file per date, sorted, on as many threads as are configured. Pure but for the random
+//! part of the files' names.
 
+use anyhow::Context;
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use bytes::Bytes;
@@ -7,7 +9,36 @@ use chrono::NaiveDate;
 use lake::parquet::{FileWriter, ROW_GROUP_ROWS};
 use lake::schema::TableSchema;
 use lake::{DataFile, OffsetRange, Table, layout, sort};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use tracing::error;
 use uuid::Uuid;
+
+/// The threads that encode, shared by all flushes of a processor. Few and lasting: the C library's allocator keeps what it
+/// freed by thread, so work that wanders over many threads takes many times the memory.
+#[derive(Debug, Clone)]
+pub struct Encoders(Arc<ThreadPool>);
+
+impl Encoders {
+    pub fn new(threads: usize) -> anyhow::Result<Encoders> {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("encoder-{index}"));
+        // Who waits for the work hears of it.
+        let pool = pool.panic_handler(|_| error!("an encoder panicked"));
+        Ok(Encoders(Arc::new(pool.build().context("start the encoders")?)))
+    }
+
+    /// Does the work on these threads; what it cuts into parts is spread over all of them.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+        let (done, result) = oneshot::channel();
+        self.0.spawn(move || {
+            // Nobody waits if the flush was given up.
+            let _ = done.send(work());
+        });
+        result.await.context("an encoder panicked")
+    }
+}
 
 /// A file that waits to be uploaded.
 #[derive(Debug)]
@@ -50,7 +81,7 @@ impl Encoding {
         // The parts are as large as the whole.
         drop(rows);
         let dates = sort::by_date(&batch, self.time, &self.order)?;
-        dates.into_iter().map(|(date, rows)| self.encode_date(&batch, date, &rows, ranges, now_ms)).collect()
+        dates.into_par_iter().map(|(date, rows)| self.encode_date(&batch, date, &rows, ranges, now_ms)).collect()
     }
 
     fn encode_date(

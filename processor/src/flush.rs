@@ -4,7 +4,7 @@
 use crate::breaker::{Attempts, Breakers};
 use crate::buffer::Taken;
 use crate::committer::{Committer, Submission, Verdict};
-use crate::encode::{Encoded, Encoding};
+use crate::encode::{Encoded, Encoders, Encoding};
 use crate::metrics;
 use bytes::Bytes;
 use lake::dataset::Dataset;
@@ -23,6 +23,7 @@ pub struct Flusher {
     dead: Destination,
     committer: Committer,
     breakers: Breakers,
+    encoders: Encoders,
 }
 
 /// A table, and how rows become its files.
@@ -44,11 +45,17 @@ pub struct Flushed {
 }
 
 impl Flusher {
-    pub fn new(dataset: &Dataset, events: Table, dead: Table, committer: Committer, breakers: Breakers) -> Flusher {
+    pub fn new(
+        dataset: &Dataset,
+        (events, dead): (Table, Table),
+        committer: Committer,
+        breakers: Breakers,
+        encoders: Encoders,
+    ) -> Flusher {
         let encoding = Encoding::of_events(&events, &dataset.spec.sort_by);
         let events = Destination { table: events, encoding };
         let encoding = Encoding::of_dead_letters(&dead);
-        Flusher { events, dead: Destination { table: dead, encoding }, committer, breakers }
+        Flusher { events, dead: Destination { table: dead, encoding }, committer, breakers, encoders }
     }
 
     pub fn committer(&self) -> &Committer {
@@ -93,7 +100,7 @@ impl Flusher {
     async fn encode_and_upload(&self, taken: Vec<Taken>, ranges: &[OffsetRange]) -> anyhow::Result<Submission> {
         let started = Instant::now();
         let (events, dead) = (self.events.encoding.clone(), self.dead.encoding.clone());
-        let (events, dead) = tokio::task::spawn_blocking(move || encode(&events, &dead, taken)).await??;
+        let (events, dead) = self.encoders.run(move || encode(&events, &dead, taken)).await??;
         metrics::encoded(started.elapsed());
         let (files, dead) =
             (self.events.upload_all(events, &self.breakers).await?, self.dead.upload_all(dead, &self.breakers).await?);

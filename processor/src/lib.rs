@@ -40,6 +40,7 @@ pub use config::{Config, FlushConfig};
 pub use progress::Progress;
 
 use anyhow::Context;
+use encode::Encoders;
 use eventlog::Log;
 use flush::Flusher;
 use lake::dataset::{Dataset, dead_table};
@@ -76,7 +77,7 @@ const LAST_COMMIT_WITHIN: Duration = Duration::from_secs(5);
 /// early only with an error that trying again cannot cure.
 pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Prepared { dataset, flusher, committing } = tokio::select! {
-        prepared = prepare(&deps) => prepared?,
+        prepared = prepare(&config, &deps) => prepared?,
         () = shutdown.cancelled() => return Ok(()),
     };
     let Deps { log, progress, .. } = deps;
@@ -107,7 +108,7 @@ struct Prepared {
 }
 
 /// Prepares until it works or cannot work: a log or a store that is away for a while delays the start.
-async fn prepare(Deps { log, lake, dataset, progress }: &Deps) -> anyhow::Result<Prepared> {
+async fn prepare(config: &Config, Deps { log, lake, dataset, progress }: &Deps) -> anyhow::Result<Prepared> {
     let breakers = progress.breakers();
     let topic =
         || async { log.ensure_topic(&dataset.name, dataset.spec.partitions).await.context("prepare the topic") };
@@ -121,6 +122,7 @@ async fn prepare(Deps { log, lake, dataset, progress }: &Deps) -> anyhow::Result
     let committer = || Committer::start(Arc::clone(log), events.clone(), dead.clone(), partitions, breakers.clone());
     let (committer, committing) = breakers.commits().repeat(committer).await?;
     let dataset = events.schema().typed(dataset.clone());
-    let flusher = Flusher::new(&dataset, events, dead, committer, breakers.clone());
+    let flusher =
+        Flusher::new(&dataset, (events, dead), committer, breakers.clone(), Encoders::new(config.flush.threads)?);
     Ok(Prepared { dataset, flusher, committing })
 }

@@ -8,6 +8,7 @@ use lake::{Keep, Lake, Table, TableState, schema};
 use processor::breaker::Breakers;
 use processor::buffer::PartitionBuffer;
 use processor::committer::{app_id, commits_app_id};
+use processor::encode::Encoders;
 use processor::flush::{Flushed, Flusher};
 use processor::{Committer, committer::Verdict};
 use std::ops::Range;
@@ -40,7 +41,7 @@ impl Hand {
         let breakers = Breakers::new(&dataset.name);
         let (committer, task) =
             Committer::start(log, events.clone(), dead.clone(), partitions, breakers.clone()).await.unwrap();
-        let flusher = Arc::new(Flusher::new(dataset, events, dead, committer, breakers));
+        let flusher = Arc::new(Flusher::new(dataset, (events, dead), committer, breakers, Encoders::new(2).unwrap()));
         (Hand { flusher, plan: Arc::new(RowPlan::new(dataset)) }, task)
     }
 

@@ -5,9 +5,9 @@ use lake::file::FileStats;
 use lake::table::now_ms;
 use lake::testing::faulty_lake;
 use lake::{DataFile, OffsetRange, Table, schema};
-use processor::Committer;
 use processor::breaker::Breakers;
 use processor::committer::{COMMIT_WITHIN, Submission};
+use processor::{Committer, Config};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -118,4 +118,18 @@ impl Bed {
         let answer = self.committer.submit(Submission { ranges, files: vec![file], dead: Vec::new() }).await;
         assert_eq!(format!("{answer:?}"), verdict);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_reads_the_log_to_its_end_and_asks_once_where_that_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, _) = faulty_lake(directory.path()).unwrap();
+    let log = MemoryLog::new(2);
+    let running = start(Config { drain_to_end: true, ..config() }, &log, &lake);
+    until("the processor runs", async || running.progress.partitions() == 2).await;
+    let asked = log.questions();
+    log.push_events(10_000);
+    running.stop().await.unwrap();
+    assert_eq!(places(&lake, "events").await, all_places(&[10_000; 2]));
+    assert!(log.questions() <= asked + 2, "{} questions", log.questions() - asked);
 }
