@@ -12,6 +12,7 @@ mod scratch;
 mod filled;
 mod bare;
 mod processor;
+mod encode;
 mod append;
 mod served;
 mod gateway;
@@ -25,6 +26,7 @@ use args::{Bench, What};
 pub async fn run(args: &Bench, config: &Config) -> anyhow::Result<()> {
     match (&args.what, &args.replay.file) {
         (Some(What::Processor(of)), _) => processor::run(of, config, args.json).await,
+        (Some(What::Encode(of)), _) => encode::run(of, args.json).await,
         (Some(What::Log(of)), _) => append::run(of, config, args.json).await,
         (Some(What::Gateway(of)), _) => gateway::run(of, config, args.json).await,
         (Some(What::Visible(of)), _) => visible::run(of, config, args.json).await,

@@ -22,6 +22,8 @@ pub struct Bench {
 pub enum What {
     /// The processor from the log to committed files, next to a bare decode, sort and encode of the same events
     Processor(Processor),
+    /// The settings of Parquet, each changed by itself: time to encode, time to read back, size
+    Encode(Encode),
     /// The log: durable appends, their latency at a steady rate, reading
     Log(Log),
     /// The gateway over loopback: over a log that costs nothing, and over the embedded one
@@ -58,6 +60,13 @@ pub struct Processor {
     pub place: Place,
     #[command(flatten)]
     pub kafka: Kafka,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Encode {
+    /// How many events
+    #[arg(long, value_name = "N", default_value = "500000", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub events: u64,
 }
 
 #[derive(Debug, clap::Args)]

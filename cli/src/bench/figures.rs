@@ -15,7 +15,7 @@ pub struct Figures {
 
 #[derive(Debug)]
 struct Figure {
-    name: &'static str,
+    name: String,
     value: f64,
     unit: &'static str,
 }
@@ -26,12 +26,12 @@ impl Figures {
         Figures { what: what.into(), load_before: Load::now(), figures: Vec::new() }
     }
 
-    pub fn add(&mut self, name: &'static str, value: f64, unit: &'static str) {
-        self.figures.push(Figure { name, value, unit });
+    pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
+        self.figures.push(Figure { name: name.into(), value, unit });
     }
 
     /// CPU time of one event, in nanoseconds.
-    pub fn add_cost(&mut self, name: &'static str, cpu: Duration, events: u64) {
+    pub fn add_cost(&mut self, name: impl Into<String>, cpu: Duration, events: u64) {
         self.add(name, cpu.as_nanos() as f64 / events.max(1) as f64, "ns CPU/event");
     }
 
@@ -44,7 +44,7 @@ impl Figures {
     }
 
     fn to_json(&self) -> Value {
-        let figure = |figure: &Figure| (figure.name.to_owned(), json!({"value": figure.value, "unit": figure.unit}));
+        let figure = |figure: &Figure| (figure.name.clone(), json!({"value": figure.value, "unit": figure.unit}));
         let figures: Map<String, Value> = self.figures.iter().map(figure).collect();
         json!({
             "bench": self.what,
