@@ -68,8 +68,10 @@ pub struct Worker {
     releases: Vec<Release>,
     /// Positions to start from, as they were asked for together, until the log has told its bounds.
     starts: Vec<Vec<Start>>,
-    /// Partitions of which the position is being asked for.
+    /// Partitions that are reset of which the position is being asked for.
     asked: BTreeSet<i32>,
+    /// Ends the rebuilding of windows for an assignment that was taken back: every such rebuilding takes memory.
+    joined: Option<DropGuard>,
     dedup: Option<Dedup>,
     in_flight: BTreeMap<u64, InFlight>,
     next_flush: u64,
@@ -192,6 +194,7 @@ impl Worker {
             releases: Vec::new(),
             starts: Vec::new(),
             asked: BTreeSet::new(),
+            joined: None,
             dedup,
             in_flight: BTreeMap::new(),
             next_flush: 0,
@@ -340,15 +343,22 @@ impl Worker {
     fn join(&mut self, runtime: &Handle, partitions: Vec<i32>) {
         info!(?partitions, "partitions assigned");
         self.joining.extend(&partitions);
-        self.ask_positions(runtime, partitions);
+        let ended = self.rebuilding();
+        // The assignment before has its answer, or is void.
+        self.joined = Some(ended.clone().drop_guard());
+        self.ask_positions(runtime, partitions, ended);
+    }
+
+    /// A token that ends with the worker at the latest.
+    fn rebuilding(&self) -> CancellationToken {
+        self.dedup.as_ref().map_or_else(CancellationToken::new, |dedup| dedup.ended.token().child_token())
     }
 
     /// Asks the table where to read on, and reads from it what was seen before.
-    fn ask_positions(&mut self, runtime: &Handle, partitions: Vec<i32>) {
-        self.asked.extend(&partitions);
+    fn ask_positions(&mut self, runtime: &Handle, partitions: Vec<i32>, ended: CancellationToken) {
         let limit = self.share_window_memory();
         let (committer, messages) = (self.committer.clone(), self.messages.0.clone());
-        let dedup = self.dedup.as_ref().map(|dedup| (dedup.rebuilder.clone(), dedup.ended.token().clone()));
+        let rebuilder = self.dedup.as_ref().map(|dedup| dedup.rebuilder.clone());
         runtime.spawn(async move {
             let asked = async {
                 let positions = committer.positions(partitions.clone()).await?;
@@ -356,14 +366,12 @@ impl Worker {
                 drop(committer);
                 let positions: Vec<(i32, Option<i64>)> = partitions.into_iter().zip(positions).collect();
                 // After the positions, so that every row below them is in the version that is read.
-                let mut windows = match dedup {
+                let mut windows = match rebuilder {
                     None => BTreeMap::new(),
-                    Some((rebuilder, ended)) => {
-                        match ended.run_until_cancelled(rebuilder.windows(&positions, limit)).await {
-                            Some(windows) => windows?,
-                            None => return Ok(Vec::new()),
-                        }
-                    }
+                    Some(rebuilder) => match ended.run_until_cancelled(rebuilder.windows(&positions, limit)).await {
+                        Some(windows) => windows?,
+                        None => return Ok(Vec::new()),
+                    },
                 };
                 let start = |(partition, position)| Start { partition, position, window: windows.remove(&partition) };
                 Ok(positions.into_iter().map(start).collect())
@@ -478,7 +486,7 @@ impl Worker {
 
     fn begin_release(&mut self, runtime: &Handle, partitions: Vec<i32>) -> anyhow::Result<()> {
         info!(?partitions, "partitions revoked");
-        self.joining.retain(|partition| !partitions.contains(partition));
+        self.join_no_more(&partitions);
         let owned: Vec<i32> = partitions.iter().copied().filter(|p| self.partitions.contains_key(p)).collect();
         self.consumer.pause(&owned).context("pause revoked partitions")?;
         self.flush(runtime, |partition| owned.contains(&partition));
@@ -515,8 +523,15 @@ impl Worker {
 
     fn forget(&mut self, partitions: &[i32]) {
         self.partitions.retain(|partition, _| !partitions.contains(partition));
-        self.joining.retain(|partition| !partitions.contains(partition));
+        self.join_no_more(partitions);
         self.share_window_memory();
+    }
+
+    fn join_no_more(&mut self, partitions: &[i32]) {
+        self.joining.retain(|partition| !partitions.contains(partition));
+        if self.joining.is_empty() {
+            self.joined = None;
+        }
     }
 
     // Buffers become flushes.
@@ -623,7 +638,9 @@ impl Worker {
             .filter(|p| ![&busy, &waiting, &self.asked].iter().any(|s| s.contains(p)))
             .collect();
         if !ready.is_empty() {
-            self.ask_positions(runtime, ready);
+            self.asked.extend(&ready);
+            let ended = self.rebuilding();
+            self.ask_positions(runtime, ready, ended);
         }
     }
 

@@ -301,6 +301,37 @@ async fn nothing_is_passed_while_the_window_cannot_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn windows_for_assignments_that_were_taken_back_are_not_read() {
+    let (_directory, lake, store) = place();
+    let log = MemoryLog::new(1);
+    let first = start(config(), &log, &lake);
+    for n in 0..20 {
+        log.push(0, event(&n.to_string()));
+        until_committed(&lake, &[n + 1]).await;
+    }
+    first.stop().await.unwrap();
+
+    store.inject(Op::Get, "date=", Fault::Fail, usize::MAX);
+    let second = start(config(), &log, &lake);
+    let ready = async || second.progress.is_ready();
+    until("the processor runs", ready).await;
+    for _ in 0..20 {
+        log.tell(1, Input::Lost(vec![0]));
+        log.tell(1, Input::Assigned(vec![0]));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let reads = store.calls(Op::Get);
+    store.heal();
+    log.push(0, event("7"));
+    until_committed(&lake, &[21]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let reads = store.calls(Op::Get) - reads;
+    second.stop().await.unwrap();
+    assert!(reads < 20 * 20, "{reads} reads");
+    assert_eq!(offsets(&lake).await, Vec::from_iter(0..20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn at_the_memory_bound_the_window_is_shorter_and_nothing_is_lost() {
     let (_directory, lake, _) = place();
     let log = MemoryLog::new(1);
