@@ -5,6 +5,7 @@
 
 use crate::admin::{self, Health, Readiness};
 use crate::config::Config;
+use crate::failure::with_advice;
 use crate::log;
 use crate::parts::{Parts, Stage};
 use crate::shutdown;
@@ -121,7 +122,9 @@ impl Surroundings {
             let memory = config.memory.compactor;
             let deps = compactor::Deps { lake: lake.clone(), datasets: self.datasets.clone(), memory };
             let config = config.compaction.clone();
-            parts.start(Stage::Compactor, "compactor", |stop| compactor::run(config, deps, stop));
+            parts.start(Stage::Compactor, "compactor", |stop| async {
+                compactor::run(config, deps, stop).await.map_err(with_advice)
+            });
         }
         let admin = tokio::spawn(admin::run(self.admin, health, telemetry.metrics.clone(), shutdown.clone()));
         let status = tokio::spawn(status::report(telemetry.clone()));

@@ -38,8 +38,6 @@ struct Destination {
 pub struct Flushed {
     pub id: u64,
     pub ranges: Vec<OffsetRange>,
-    /// Bytes of rows that are off the memory's account now.
-    pub bytes: usize,
     pub rows: u64,
     pub verdict: Verdict,
 }
@@ -79,7 +77,6 @@ impl Flusher {
         uploaded: impl FnOnce() + Send,
     ) -> Flushed {
         let ranges: Vec<OffsetRange> = taken.iter().map(|taken| taken.range).collect();
-        let bytes = taken.iter().map(|taken| taken.bytes).sum();
         let rows = taken.iter().map(|taken| taken.rows.len() as u64).sum();
         let verdict = match self.encode_and_upload(taken, &ranges).await {
             Ok(submission) => {
@@ -94,7 +91,7 @@ impl Flusher {
             }
             Err(err) => Verdict::Failed(Arc::new(err)),
         };
-        Flushed { id, ranges, bytes, rows, verdict }
+        Flushed { id, ranges, rows, verdict }
     }
 
     async fn encode_and_upload(&self, taken: Vec<Taken>, ranges: &[OffsetRange]) -> anyhow::Result<Submission> {

@@ -152,7 +152,7 @@ impl Replaying<'_> {
         self.append(marks, open, landed, tally).await
     }
 
-    /// Appends what has not landed, and settles the batch. False if it is not known what the log has.
+    /// Appends what has not landed, and settles the batch. False if it is not known what the log or the table has.
     async fn append(
         &mut self,
         marks: &mut Marks,
@@ -183,10 +183,12 @@ impl Replaying<'_> {
                 return Ok(false);
             }
         }
-        if marks.settle(open, &landed).await? {
+        let settled = marks.settle(open, &landed).await?;
+        if settled {
             tally.count(&open.batch.entries);
         }
-        Ok(true)
+        // If somebody else did it, they may have gone on: what is replayed by now is not what was read at the start.
+        Ok(settled)
     }
 }
 

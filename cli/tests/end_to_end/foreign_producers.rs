@@ -1,5 +1,5 @@
-//! Records of producers that know nothing of Lakehose: each is in the table or in the table of dead letters, once, and
-//! nothing blocks its partition.
+//! Records of producers that know nothing of Lakehose: each is in the table or in the table of dead letters, once, unless
+//! it repeats an event, and nothing blocks its partition.
 
 use crate::support::config::Config;
 use crate::support::foreign::{Foreign, Produced};
@@ -8,15 +8,17 @@ use crate::support::process::Place;
 use crate::support::servers;
 use crate::support::table::Table;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What must become of a record.
 #[derive(Debug, Clone, Copy)]
 enum Fate {
     Row,
+    /// A row in each partition: it comes again and again with the same id.
+    Once,
     Dead(&'static str),
 }
-use Fate::{Dead, Row};
+use Fate::{Dead, Once, Row};
 
 /// One record of every kind, with what must become of it.
 fn kinds() -> Vec<(Produced, Fate)> {
@@ -27,7 +29,7 @@ fn kinds() -> Vec<(Produced, Fate)> {
         (text("valid, without key and headers", r#"{"device_id": "f", "data": {"seq": 5}}"#), Row),
         (text("old", r#"{"device_id": "f", "time": "2001-02-03T04:05:06Z"}"#), Row),
         (text("misfit", r#"{"device_id": "f", "data": {"seq": "five", "temp": {"a": 1}}}"#), Row),
-        (text("its own id", r#"{"device_id": "f", "id": "mine", "extra": [1]}"#), Row),
+        (text("its own id", r#"{"device_id": "f", "id": "mine", "extra": [1]}"#), Once),
         (produced("not text", b"\xfe\xff\x00"), Dead("invalid_json")),
         (text("not JSON", "temp=5"), Dead("invalid_json")),
         (text("cut off", r#"{"device_id": "f", "data": {"se"#), Dead("invalid_json")),
@@ -84,9 +86,11 @@ fn every_record_of_a_foreign_producer_is_a_row_or_a_dead_letter_once() {
     let mut dead = Table::new(dead);
     let mut expected_rows = Vec::new();
     let mut expected_dead = Vec::new();
+    let mut once = BTreeSet::new();
     for (&(partition, offset), record) in &landed {
         match fates[record.name] {
-            Row => expected_rows.push(json!([partition, offset])),
+            Once if !once.insert((partition, record.name)) => {}
+            Row | Once => expected_rows.push(json!([partition, offset])),
             Dead(reason) => {
                 let payload = record.value.as_deref().map(hex);
                 expected_dead.push(json!([

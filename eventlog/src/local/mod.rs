@@ -118,26 +118,13 @@ impl LocalLog {
         Ok(LocalLog { shared, commands, threads: Mutex::new(threads) })
     }
 
-    /// How full the log is, for status lines and metrics.
+    /// How full the log is.
     pub fn usage(&self) -> Usage {
         Usage {
             live_bytes: self.shared.live_bytes.load(Ordering::Acquire),
             disk_budget: self.shared.options.disk_budget,
             disk_bytes: self.shared.store.disk_space().unwrap_or(0),
         }
-    }
-
-    /// Forgets a group that will not come back, so that its hint no longer keeps records.
-    pub fn forget_group(&self, topic: &str, group: &str) -> Result<(), LogError> {
-        let fatal = |reason: String| LogError::Fatal { what: "forget a consumer group", reason };
-        let Some(topic) = self.shared.topic(topic) else { return Ok(()) };
-        let mut groups = lock(&topic.groups);
-        if groups.connected.contains(group) {
-            return Err(fatal(format!("group {group} is reading topic {}", topic.name)));
-        }
-        groups.hints.remove(group);
-        groups.unsaved.remove(group);
-        self.shared.store.remove_hint(&topic.name, group).map_err(|err| fatal(err.to_string()))
     }
 
     /// Tells the threads to finish, and refuses appends from now on.

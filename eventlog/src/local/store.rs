@@ -87,10 +87,6 @@ impl Store {
         self.meta.insert(format!("hint/{topic}/{group}"), json(&offsets))
     }
 
-    pub(super) fn remove_hint(&self, topic: &str, group: &str) -> fjall::Result<()> {
-        self.meta.remove(format!("hint/{topic}/{group}"))
-    }
-
     /// Makes a topic with its first segment, durably.
     pub(super) fn create_topic(&self, topic: &str, entry: &TopicEntry) -> fjall::Result<Keyspace> {
         let first = SegmentEntry { start: vec![0; entry.partitions as usize], sealed: None };

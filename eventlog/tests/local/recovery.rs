@@ -69,7 +69,6 @@ fn hints_outlive_the_process() {
     let log = open(dir.path(), options, 1);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(drain(reader(&log, "other", |_| 0).as_mut()).len(), 10);
-    log.forget_group(TOPIC, "group").unwrap();
 }
 
 #[test]

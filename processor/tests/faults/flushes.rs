@@ -1,9 +1,9 @@
 //! Flushes by hand: of chosen ranges, through everything that a flush of a processor goes through.
 
-use crate::support::dataset;
+use crate::support::{dataset, open};
 use eventlog::{Headers, Log, Record};
 use lake::batch::RowPlan;
-use lake::dataset::{Dataset, DatasetSpec, dead_table};
+use lake::dataset::{Dataset, dead_table};
 use lake::{Keep, Lake, Table, TableState, schema};
 use processor::breaker::Breakers;
 use processor::buffer::PartitionBuffer;
@@ -91,7 +91,7 @@ pub(crate) async fn ends(lake: &Lake, dataset: &str, table: &str, partitions: i3
 
 /// Goes through every commit and makes sure that no application's version ever moved backwards.
 pub(crate) async fn assert_only_forward(lake: &Lake, dataset: &str, partitions: i32) {
-    let table = open(lake, dataset).await;
+    let table = open(lake, dataset).await.unwrap();
     let mut state = std::collections::HashMap::new();
     let last = ends(lake, dataset, dataset, partitions).await.version;
     for version in 1..=last {
@@ -108,13 +108,5 @@ fn apps(dataset: &str, partitions: i32) -> Vec<String> {
 }
 
 async fn load(lake: &Lake, table: &str, app_ids: &[String]) -> TableState {
-    open(lake, table).await.load(Keep::Txns, app_ids).await.unwrap()
-}
-
-async fn open(lake: &Lake, table: &str) -> Table {
-    let schema = match table.ends_with("__dead") {
-        true => schema::dead(),
-        false => schema::events(&Dataset::new(table, DatasetSpec::default()).unwrap()),
-    };
-    Table::open(lake, table, schema).await.unwrap().expect("the table exists")
+    open(lake, table).await.unwrap().load(Keep::Txns, app_ids).await.unwrap()
 }

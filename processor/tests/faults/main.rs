@@ -8,7 +8,6 @@ mod outages;
 mod schema_change;
 mod committers;
 mod many_processors;
-
 mod offsets;
 mod stores;
 mod zombies;

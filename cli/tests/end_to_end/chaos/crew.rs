@@ -290,7 +290,7 @@ impl Post {
         // A static member's commit that is repeated after a broker's restart may come when the member has joined anew:
         // librdkafka then believes that another of its name has come, and gives up for good.
         let is_fenced = self.member.is_some() && words.contains("FencedInstanceId");
-        let is_refused = self.excused && words.contains("403");
+        let is_refused = self.excused && words.contains("refuses these credentials");
         assert!(is_refused || is_fenced, "{} ended by itself with {status}:\n{tail}", self.command);
         println!("           {} ended: {words:.160}", self.command);
         (self.holder, self.excused) = (Holder::Nobody, false);

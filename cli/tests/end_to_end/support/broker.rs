@@ -24,24 +24,19 @@ impl Broker {
 
     /// kill -9.
     pub fn kill(&self) {
-        self.signal(Signal::KILL);
+        signal(self.directory.path(), "KAFKA_PID", Signal::KILL);
         // A busy machine takes its time to clean up behind it, and the next start needs the port.
         wait_for("the broker's port is free", PATIENCE, || TcpStream::connect(&self.address).is_err().then_some(()));
     }
 
     /// SIGSTOP: it answers nobody, and its connections stay open.
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+        signal(self.directory.path(), "KAFKA_PID", Signal::STOP);
     }
 
     /// SIGCONT.
     pub fn thaw(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid: i32 = setting(self.directory.path(), "KAFKA_PID").parse().unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        signal(self.directory.path(), "KAFKA_PID", Signal::CONT);
     }
 
     /// Brings it back with what it had, at the same address.
@@ -71,10 +66,10 @@ pub(super) fn stop(script: &Path, directory: &Path) {
     }
 }
 
-/// kill -9 of the process that the server's settings name.
-pub(super) fn end(directory: &Path, pid: &str) {
+/// To the process that the server's settings name.
+pub(super) fn signal(directory: &Path, pid: &str, signal: Signal) {
     let pid: i32 = setting(directory, pid).parse().unwrap();
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
 pub(super) fn setting(directory: &Path, name: &str) -> String {

@@ -1,7 +1,8 @@
 //! An S3 server of one's own, to take away and bring back.
 
-use super::broker::{end, run, setting};
+use super::broker::{run, setting, signal, stop};
 use super::servers;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 /// A server with a bucket; stopped when dropped.
@@ -31,7 +32,7 @@ impl Bucket {
 
     /// kill -9.
     pub fn kill(&self) {
-        end(self.directory.path(), "S3_PID");
+        signal(self.directory.path(), "S3_PID", Signal::KILL);
     }
 
     /// Brings it back with what it had, at the same address.
@@ -42,6 +43,6 @@ impl Bucket {
 
 impl Drop for Bucket {
     fn drop(&mut self) {
-        super::broker::stop(&servers::s3_stop(), self.directory.path());
+        stop(&servers::s3_stop(), self.directory.path());
     }
 }

@@ -30,7 +30,9 @@ impl Topic {
     pub fn ends(&self) -> Vec<i64> {
         let metadata = self.consumer.fetch_metadata(Some(&self.name), ANSWERS_WITHIN).unwrap();
         let partitions = metadata.topics()[0].partitions().len() as i32;
-        let end = |partition| self.consumer.fetch_watermarks(&self.name, partition, ANSWERS_WITHIN).unwrap().1;
+        // A partition that was just added may have no leader yet.
+        let ask = |partition| self.consumer.fetch_watermarks(&self.name, partition, ANSWERS_WITHIN).ok();
+        let end = |partition| wait_for("the bounds of a partition", PATIENCE, || ask(partition)).1;
         (0..partitions).map(end).collect()
     }
 
