@@ -51,6 +51,8 @@ struct Part {
     below: i64,
     window: Window,
     search: Search,
+    /// Since which commit, backwards, none had a row that is young enough; by its time, microseconds since the epoch.
+    old_from: Option<i64>,
 }
 
 /// How far the search for a partition's rows has come.
@@ -95,7 +97,7 @@ impl Rebuilder {
             let window = Window::new(self.span, limit, self.secret);
             // A partition that the table does not know has no rows.
             let search = if position.is_some() { Search::Unseen } else { Search::Done };
-            (*partition, Part { below: position.unwrap_or_default(), window, search })
+            (*partition, Part { below: position.unwrap_or_default(), window, search, old_from: None })
         };
         let parts: Mutex<Parts> = Mutex::new(positions.iter().map(part).collect());
         if !searched(&parts, Search::Unseen).is_empty() {

@@ -43,6 +43,8 @@ use tracing::warn;
 const POLL_FOR: Duration = Duration::from_millis(20);
 /// How long to ask the log for the bounds of a partition.
 const BOUNDS_WITHIN: Duration = Duration::from_secs(5);
+/// A partition of which nothing came for so long may have nothing more before its end, which is asked for again then.
+const NOTHING_FOR: Duration = Duration::from_secs(1);
 
 /// One member of a dataset's consumer group.
 pub struct Worker {
@@ -62,8 +64,10 @@ pub struct Worker {
     releases: Vec<Release>,
     /// Positions to start from, as they were asked for together, until the log has told its bounds.
     starts: Vec<Vec<Start>>,
-    /// Partitions of which the position is being asked for.
+    /// Partitions that are reset of which the position is being asked for.
     asked: BTreeSet<i32>,
+    /// Ends the rebuilding of windows for an assignment that was taken back: every such rebuilding takes memory.
+    joined: Option<DropGuard>,
     dedup: Option<Dedup>,
     in_flight: BTreeMap<u64, InFlight>,
     next_flush: u64,
@@ -114,12 +118,20 @@ enum Phase {
     /// Reading what is left in the log, up to where each partition ended when it was first asked.
     Draining {
         until: Instant,
-        ends: BTreeMap<i32, i64>,
+        ends: BTreeMap<i32, End>,
     },
     /// Writing out what is buffered.
     Finishing {
         until: Instant,
     },
+}
+
+/// The end of a partition.
+#[derive(Debug)]
+struct End {
+    offset: i64,
+    /// How far it was read, and since when.
+    read: (i64, Instant),
 }
 
 impl Worker {
@@ -155,6 +167,7 @@ impl Worker {
             releases: Vec::new(),
             starts: Vec::new(),
             asked: BTreeSet::new(),
+            joined: None,
             dedup,
             in_flight: BTreeMap::new(),
             next_flush: 0,
@@ -271,20 +284,32 @@ impl Worker {
     }
 
     /// Whether everything that was in the log when stopping began is read. The log is asked once for each partition: a
-    /// broker may answer only when the fetches before have waited for records in vain.
-    fn caught_up(&mut self, ends: &mut BTreeMap<i32, i64>) -> anyhow::Result<bool> {
+    /// broker may answer only when the fetches before have waited for records in vain. But ends of transactions may lie
+    /// before the end, and the log counts them as read only when it has passed them.
+    fn caught_up(&mut self, ends: &mut BTreeMap<i32, End>) -> anyhow::Result<bool> {
         let unsettled = !self.joining.is_empty() || self.questions.is_some();
         if unsettled || self.partitions.values().any(|owned| owned.state == State::Resetting) {
             return Ok(false);
         }
         for (partition, owned) in &self.partitions {
-            if !ends.contains_key(partition) {
-                match self.consumer.bounds(*partition, BOUNDS_WITHIN) {
-                    Ok(bounds) => ends.insert(*partition, bounds.next),
+            let position = owned.buffer.position();
+            let known = ends.get_mut(partition).map(|end| {
+                if end.read.0 != position {
+                    end.read = (position, Instant::now());
+                }
+                (end.offset, end.read.1.elapsed() > NOTHING_FOR)
+            });
+            let end = match known {
+                Some((end, is_quiet)) if position >= end || !is_quiet => end,
+                asked => match self.consumer.bounds(*partition, BOUNDS_WITHIN) {
+                    Ok(bounds) => asked.map_or(bounds.next, |(end, _)| end.min(bounds.next)),
                     Err(err) => return self.broker_failed(err, "ask the log for its end").map(|()| false),
-                };
+                },
+            };
+            if known.is_none_or(|(_, is_quiet)| is_quiet) {
+                ends.insert(*partition, End { offset: end, read: (position, Instant::now()) });
             }
-            if ends.get(partition).is_some_and(|end| owned.buffer.position() < *end) {
+            if position < end {
                 return Ok(false);
             }
         }

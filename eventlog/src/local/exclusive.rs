@@ -7,7 +7,7 @@
 use super::consumer::LocalConsumer;
 use super::topic::Topic;
 use super::writer::Command;
-use super::{Shared, append_all, lock};
+use super::{Shared, append_all, fits, lock};
 use crate::{AppendError, Bounds, Consumer, Exclusive, Input, LogError, OwnedRecord, Position, Record, WholeError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,8 +47,8 @@ impl Exclusive for LocalExclusive {
             return Err(WholeError::Superseded { topic: self.topic.name.clone() });
         }
         let limit = self.shared.options.max_record_bytes;
-        if let Some(bytes) = records.iter().map(OwnedRecord::size).find(|bytes| *bytes > limit) {
-            return Err(AppendError::TooLarge { bytes, limit }.into());
+        if let Some(record) = records.iter().find(|record| !fits(*record, limit)) {
+            return Err(AppendError::TooLarge { bytes: record.size(), limit }.into());
         }
         // What one call appends is one group, and a group is there or not.
         let fates = futures::executor::block_on(append_all(&self.shared, &self.commands, &self.topic.name, records));
@@ -81,5 +81,24 @@ impl Exclusive for LocalExclusive {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Log;
+    use crate::local::{LocalLog, LocalOptions};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_header_that_cannot_be_framed_keeps_the_whole_of_an_append_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = LocalLog::open(directory.path().join("log"), LocalOptions::default()).unwrap();
+        log.ensure_topic("events", 1).await.unwrap();
+        let mut writer = log.exclusive("events").unwrap();
+        let long = OwnedRecord { headers: vec![("n".repeat(70_000), None)], ..OwnedRecord::default() };
+        let refusal = tokio::task::block_in_place(|| writer.append(vec![OwnedRecord::default(), long])).unwrap_err();
+        assert!(matches!(refusal, WholeError::Refused(AppendError::TooLarge { .. })), "{refusal}");
+        assert_eq!(writer.bounds().unwrap(), [Bounds { first: 0, next: 0 }]);
     }
 }

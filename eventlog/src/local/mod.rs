@@ -185,6 +185,11 @@ struct Place {
     index: u32,
 }
 
+/// Whether a record can be framed.
+fn fits(record: &impl AppendRecord, limit: usize) -> bool {
+    record.size() <= limit && record.headers().all(|(name, _)| name.len() <= usize::from(u16::MAX))
+}
+
 /// Frames records by partition, in order; a record that is too large is left out and refused.
 fn frame<R: AppendRecord>(
     topic: &Topic,
@@ -200,7 +205,7 @@ fn frame<R: AppendRecord>(
     let mut places = Vec::with_capacity(records.len());
     for record in records {
         let bytes = record.size();
-        if bytes > limit || record.headers().any(|(name, _)| name.len() > usize::from(u16::MAX)) {
+        if !fits(record, limit) {
             places.push(Err(AppendError::TooLarge { bytes, limit }));
             continue;
         }

@@ -38,7 +38,7 @@ impl Rebuilder {
                     settle(parts, Search::Unseen, Search::Live);
                 }
                 self.see(&actions, parts);
-                files.push(added(&actions, parts)?);
+                files.push((committed_at(&actions).saturating_mul(1_000), added(&actions, parts)?));
             }
             self.read_commits(parts, files).await?;
             let is_idle = oldest_ms.is_some_and(|oldest_ms| at_ms < oldest_ms);
@@ -77,10 +77,20 @@ impl Rebuilder {
     }
 
     /// Reads the files of some commits, and finds out for which partitions that was enough.
-    async fn read_commits(&self, parts: &Mutex<Parts>, commits: Vec<Vec<DataFile>>) -> anyhow::Result<()> {
-        let files = commits.into_iter().enumerate().flat_map(|(n, files)| files.into_iter().map(move |file| (n, file)));
+    ///
+    /// One commit of old rows says little of those before it: a dead letter that is replayed keeps the time at which it was
+    /// received. In a backlog, on the other hand, all are of old rows, and commits as far back as those would be many.
+    async fn read_commits(&self, parts: &Mutex<Parts>, commits: Vec<(i64, Vec<DataFile>)>) -> anyhow::Result<()> {
+        let not_before = {
+            let parts = lock(parts);
+            let following = parts.values().filter(|part| part.search == Search::Following);
+            following.map(|part| self.long_before(&part.window)).min().unwrap_or(i64::MIN)
+        };
+        let at: Vec<i64> = commits.iter().map(|(at, _)| *at).collect();
+        let files = commits.into_iter().enumerate();
+        let files = files.flat_map(|(n, (_, files))| files.into_iter().map(move |file| (n, file)));
         let mut read = futures::stream::iter(files)
-            .map(|(n, file)| async move { anyhow::Ok((n, self.read(&file, parts, i64::MIN).await?, file)) })
+            .map(|(n, file)| async move { anyhow::Ok((n, self.read(&file, parts, not_before).await?, file)) })
             .buffered(FILES);
         let mut latest: BTreeMap<(usize, i32), i64> = BTreeMap::new();
         while let Some((commit, rows, file)) = read.try_next().await? {
@@ -97,11 +107,14 @@ impl Rebuilder {
                 }
             }
         }
-        for ((_, partition), latest) in latest {
-            if let Some(part) = lock(parts).get_mut(&partition)
-                && part.search == Search::Following
-                && (part.window.is_cut() || (latest > i64::MIN && latest < self.long_before(&part.window)))
-            {
+        for ((commit, partition), latest) in latest {
+            let mut parts = lock(parts);
+            let part = parts.get_mut(&partition).filter(|part| part.search == Search::Following);
+            let Some(part) = part else { continue };
+            let is_old = latest < self.long_before(&part.window);
+            part.old_from = is_old.then(|| part.old_from.unwrap_or(at[commit]));
+            let old_for = part.old_from.map_or(0, |from| from.saturating_sub(at[commit]));
+            if part.window.is_cut() || old_for >= self.reach().as_micros() as i64 {
                 part.search = Search::Done;
             }
         }

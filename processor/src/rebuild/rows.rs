@@ -43,7 +43,7 @@ impl Rebuilder {
             Ok(latest) => Ok(Read::Rows(latest)),
             Err(err) => match store_error(&err) {
                 Some(object_store::Error::NotFound { .. }) => Ok(Read::Gone),
-                Some(_) => Err(not_now(file, err).into()),
+                Some(_) => Err(unanswered(file, err).into()),
                 None => {
                     let (path, error) = (&file.path, format!("{:#}", anyhow::Error::from(err)));
                     warn!(path, error, "file cannot be read; events repeated from it will be written again");
@@ -116,6 +116,15 @@ fn latest_of(group: &RowGroupMetaData) -> Option<i64> {
 pub(super) fn not_now(file: &DataFile, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
     let source = object_store::Error::Generic { store: "lake", source: source.into() };
     StoreError::Object { operation: "read", path: file.path.clone(), source }
+}
+
+/// What the store says of a file that it does not hand out, as it says it: a refusal of rights is no outage.
+fn unanswered(file: &DataFile, error: ParquetError) -> StoreError {
+    let ParquetError::External(source) = error else { return not_now(file, error) };
+    match source.downcast() {
+        Ok(source) => StoreError::Object { operation: "read", path: file.path.clone(), source: *source },
+        Err(source) => not_now(file, source),
+    }
 }
 
 fn store_error(error: &ParquetError) -> Option<&object_store::Error> {

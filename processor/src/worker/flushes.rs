@@ -114,7 +114,9 @@ impl Worker {
             .filter(|p| ![&busy, &waiting, &self.asked].iter().any(|s| s.contains(p)))
             .collect();
         if !ready.is_empty() {
-            self.ask_positions(runtime, ready);
+            self.asked.extend(&ready);
+            let ended = self.rebuilding();
+            self.ask_positions(runtime, ready, ended);
         }
     }
 }

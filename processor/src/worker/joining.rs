@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 /// Where to read on, and what was seen before.
@@ -32,15 +33,22 @@ impl Worker {
     pub(super) fn join(&mut self, runtime: &Handle, partitions: Vec<i32>) {
         info!(?partitions, "partitions assigned");
         self.joining.extend(&partitions);
-        self.ask_positions(runtime, partitions);
+        let ended = self.rebuilding();
+        // The assignment before has its answer, or is void.
+        self.joined = Some(ended.clone().drop_guard());
+        self.ask_positions(runtime, partitions, ended);
+    }
+
+    /// A token that ends with the worker at the latest.
+    pub(super) fn rebuilding(&self) -> CancellationToken {
+        self.dedup.as_ref().map_or_else(CancellationToken::new, |dedup| dedup.ended.token().child_token())
     }
 
     /// Asks the table where to read on, and reads from it what was seen before.
-    pub(super) fn ask_positions(&mut self, runtime: &Handle, partitions: Vec<i32>) {
-        self.asked.extend(&partitions);
+    pub(super) fn ask_positions(&mut self, runtime: &Handle, partitions: Vec<i32>, ended: CancellationToken) {
         let limit = self.share_window_memory();
         let (committer, messages) = (self.committer.clone(), self.messages.0.clone());
-        let dedup = self.dedup.as_ref().map(|dedup| (dedup.rebuilder.clone(), dedup.ended.token().clone()));
+        let rebuilder = self.dedup.as_ref().map(|dedup| dedup.rebuilder.clone());
         runtime.spawn(async move {
             let asked = async {
                 let positions = committer.positions(partitions.clone()).await?;
@@ -48,14 +56,12 @@ impl Worker {
                 drop(committer);
                 let positions: Vec<(i32, Option<i64>)> = partitions.into_iter().zip(positions).collect();
                 // After the positions, so that every row below them is in the version that is read.
-                let mut windows = match dedup {
+                let mut windows = match rebuilder {
                     None => BTreeMap::new(),
-                    Some((rebuilder, ended)) => {
-                        match ended.run_until_cancelled(rebuilder.windows(&positions, limit)).await {
-                            Some(windows) => windows?,
-                            None => return Ok(Vec::new()),
-                        }
-                    }
+                    Some(rebuilder) => match ended.run_until_cancelled(rebuilder.windows(&positions, limit)).await {
+                        Some(windows) => windows?,
+                        None => return Ok(Vec::new()),
+                    },
                 };
                 let start = |(partition, position)| Start { partition, position, window: windows.remove(&partition) };
                 Ok(positions.into_iter().map(start).collect())

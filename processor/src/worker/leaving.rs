@@ -19,7 +19,7 @@ pub(super) struct Release {
 impl Worker {
     pub(super) fn begin_release(&mut self, runtime: &Handle, partitions: Vec<i32>) -> anyhow::Result<()> {
         info!(?partitions, "partitions revoked");
-        self.joining.retain(|partition| !partitions.contains(partition));
+        self.join_no_more(&partitions);
         let owned: Vec<i32> = partitions.iter().copied().filter(|p| self.partitions.contains_key(p)).collect();
         self.consumer.pause(&owned).context("pause revoked partitions")?;
         self.flush(runtime, |partition| owned.contains(&partition));
@@ -56,7 +56,14 @@ impl Worker {
 
     fn forget(&mut self, partitions: &[i32]) {
         self.partitions.retain(|partition, _| !partitions.contains(partition));
-        self.joining.retain(|partition| !partitions.contains(partition));
+        self.join_no_more(partitions);
         self.share_window_memory();
+    }
+
+    fn join_no_more(&mut self, partitions: &[i32]) {
+        self.joining.retain(|partition| !partitions.contains(partition));
+        if self.joining.is_empty() {
+            self.joined = None;
+        }
     }
 }

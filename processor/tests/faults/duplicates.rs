@@ -253,6 +253,29 @@ async fn a_partition_that_did_not_move_for_long_has_its_window_all_the_same() {
     assert_eq!(places(&lake, "events").await, all_places(&[40, 1]));
 }
 
+/// A dead letter that is replayed keeps the time at which it was received first.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_received_long_ago_do_not_end_the_search_for_younger_ones_before_them() {
+    let (_directory, lake, _) = place();
+    let log = MemoryLog::new(1);
+    let now = lake::table::now_ms();
+    let first = start(config(), &log, &lake);
+    // So many commits that they are not all looked at together.
+    for n in 0..50 {
+        let at = if n == 40 { now - 20 * WINDOW_MS } else { now - 1_000 + n };
+        log.push_at(0, event(&n.to_string()), at);
+        until_committed(&lake, &[n + 1]).await;
+    }
+    first.stop().await.unwrap();
+    for n in [0, 49] {
+        log.push_at(0, event(&n.to_string()), now);
+    }
+    let second = start(config(), &log, &lake);
+    until_committed(&lake, &[52]).await;
+    second.stop().await.unwrap();
+    assert_eq!(offsets(&lake).await, Vec::from_iter(0..50));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_passed_while_the_window_cannot_be_read() {
     let (_directory, lake, store) = place();
@@ -275,6 +298,37 @@ async fn nothing_is_passed_while_the_window_cannot_be_read() {
     second.stop().await.unwrap();
     let expected: Vec<i64> = (0..30).chain([31]).collect();
     assert_eq!(offsets(&lake).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_for_assignments_that_were_taken_back_are_not_read() {
+    let (_directory, lake, store) = place();
+    let log = MemoryLog::new(1);
+    let first = start(config(), &log, &lake);
+    for n in 0..20 {
+        log.push(0, event(&n.to_string()));
+        until_committed(&lake, &[n + 1]).await;
+    }
+    first.stop().await.unwrap();
+
+    store.inject(Op::Get, "date=", Fault::Fail, usize::MAX);
+    let second = start(config(), &log, &lake);
+    let ready = async || second.progress.is_ready();
+    until("the processor runs", ready).await;
+    for _ in 0..20 {
+        log.tell(1, Input::Lost(vec![0]));
+        log.tell(1, Input::Assigned(vec![0]));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let reads = store.calls(Op::Get);
+    store.heal();
+    log.push(0, event("7"));
+    until_committed(&lake, &[21]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let reads = store.calls(Op::Get) - reads;
+    second.stop().await.unwrap();
+    assert!(reads < 20 * 20, "{reads} reads");
+    assert_eq!(offsets(&lake).await, Vec::from_iter(0..20));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,3 +133,21 @@ async fn stopping_reads_the_log_to_its_end_and_asks_once_where_that_is() {
     assert_eq!(places(&lake, "events").await, all_places(&[10_000; 2]));
     assert!(log.questions() <= asked + 2, "{} questions", log.questions() - asked);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_does_not_wait_for_a_record_where_a_transaction_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, _) = faulty_lake(directory.path()).unwrap();
+    let log = MemoryLog::new(2);
+    let running = start(Config { drain_to_end: true, ..config() }, &log, &lake);
+    until("the processor runs", async || running.progress.partitions() == 2).await;
+    // Before its records are read, nobody knows that the last offset is none.
+    log.punch(0, [9_999]);
+    log.push_events(10_000);
+    let stopped = Instant::now();
+    running.stop().await.unwrap();
+    assert!(stopped.elapsed() < config().drain_timeout, "{:?}", stopped.elapsed());
+    let mut expected = all_places(&[10_000; 2]);
+    assert_eq!(expected.remove(9_999), (0, 9_999));
+    assert_eq!(places(&lake, "events").await, expected);
+}

@@ -95,6 +95,22 @@ async fn refused_credentials_end_the_processor_with_what_to_check_and_offsets_st
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_may_not_be_read_for_the_window_are_not_asked_for_for_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, store) = faulty_lake(directory.path()).unwrap();
+    let log = MemoryLog::new(1);
+    log.push_events(50);
+    let first = start(config(), &log, &lake);
+    until_committed(&lake, &[50]).await;
+    first.stop().await.unwrap();
+    store.inject(Op::Get, "date=", Fault::Deny, usize::MAX);
+    let second = start(config(), &log, &lake);
+    let ended = tokio::time::timeout(Duration::from_secs(10), second.task).await.expect("it ends").unwrap();
+    let error = format!("{:#}", ended.unwrap_err());
+    assert!(error.contains("AWS_SECRET_ACCESS_KEY") && error.contains("s3:GetObject"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_may_not_be_read_is_not_asked_for_ever() {
     let directory = tempfile::tempdir().unwrap();
     let (lake, store) = faulty_lake(directory.path()).unwrap();

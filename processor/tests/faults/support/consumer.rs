@@ -108,7 +108,10 @@ impl Consumer for MemoryConsumer {
             return Err(failure());
         }
         let log = &shared.partitions[partition as usize];
-        Ok(Bounds { first: log.first, next: log.records.len() as i64 })
+        let end = log.records.len() as i64;
+        // As Kafka's: the end of transactions behind the last record count as read, once that is.
+        let read = self.positions.get(&partition).filter(|read| (**read..end).all(|at| log.holes.contains(&at)));
+        Ok(Bounds { first: log.first, next: read.copied().unwrap_or(end) })
     }
 
     fn end_offset(&self, partition: i32) -> Option<i64> {
