@@ -147,9 +147,11 @@ impl Surroundings {
 /// A processor beside a gateway must not take it out of service: the log accepts while the store is down. One by itself
 /// serves nobody, so its readiness can say plainly that it does not get on.
 fn watch(progress: Arc<Progress>, beside_gateway: bool) -> impl Fn() -> Readiness {
+    const STARTING: &str = "reading the table and joining the consumer group";
     move || match progress.breakers().trouble() {
-        _ if !progress.is_ready() => Readiness::Unready("reading the table and joining the consumer group".to_owned()),
-        None => Readiness::Ready,
+        None if progress.is_ready() => Readiness::Ready,
+        None => Readiness::Unready(STARTING.to_owned()),
+        Some(reason) if !progress.is_ready() => Readiness::Unready(format!("{STARTING}; {reason}")),
         Some(reason) if beside_gateway => Readiness::Degraded(reason),
         Some(reason) => Readiness::Unready(reason),
     }

@@ -119,12 +119,13 @@ impl DeadTable {
         let store = self.table.store().as_ref();
         let bytes = get(store, &self.table.file_path(&file.path)).await.map_err(TableError::from)?;
         let kept = bytes.context("there is no such file").and_then(|bytes| letters_from(bytes, first));
-        let kept = kept.map_err(|source| Unusable { path: file.path.clone(), source })?;
-        if kept.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut files = Vec::new();
-        for Encoded { file, bytes } in self.encoding.encode(kept, &file.ranges, now_ms())? {
+        let encoded = kept.and_then(|kept| match kept.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.encoding.encode(kept, &file.ranges, now_ms()),
+        });
+        let encoded = encoded.map_err(|source| Unusable { path: file.path.clone(), source })?;
+        let mut files = Vec::with_capacity(encoded.len());
+        for Encoded { file, bytes } in encoded {
             let path = self.table.file_path(&file.path);
             put_new(store, &path, bytes).await.map_err(TableError::from).context("upload dead letters")?;
             files.push(file);
