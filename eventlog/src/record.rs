@@ -2,8 +2,7 @@
 
 use crate::local::framing;
 use bytes::Bytes;
-use rdkafka::message::BorrowedHeaders;
-use rdkafka::message::Headers as _;
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, Message};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -102,6 +101,20 @@ pub struct Record<'a> {
     pub headers: Headers<'a>,
 }
 
+impl<'a> Record<'a> {
+    /// A message that librdkafka holds.
+    pub(crate) fn of_message(message: &'a BorrowedMessage<'_>) -> Record<'a> {
+        Record {
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+            key: message.key(),
+            value: message.payload(),
+            headers: Headers::from_kafka(message.headers()),
+        }
+    }
+}
+
 /// The headers of a record: names with optional values, in the order in which they were written. Names may repeat.
 #[derive(Clone, Copy)]
 pub struct Headers<'a>(Repr<'a>);
@@ -120,7 +133,7 @@ impl<'a> Headers<'a> {
     }
 
     /// Headers of a message that librdkafka holds; `None` is a message without headers.
-    pub(crate) fn from_kafka(headers: Option<&'a BorrowedHeaders>) -> Headers<'a> {
+    fn from_kafka(headers: Option<&'a BorrowedHeaders>) -> Headers<'a> {
         Headers(headers.map_or(Repr::Pairs(&[]), Repr::Kafka))
     }
 

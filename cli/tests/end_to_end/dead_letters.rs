@@ -5,7 +5,7 @@ use crate::support::dead::DeadLetters;
 use crate::support::duckdb::DuckDb;
 use crate::support::foreign::{Foreign, Produced};
 use crate::support::kafka::Topic;
-use crate::support::process::Place;
+use crate::support::process::{Lakehose, Place};
 use crate::support::table::Table;
 use crate::support::{PATIENCE, servers, wait_for};
 use eventlog::local::{LocalLog, LocalOptions};
@@ -30,6 +30,32 @@ fn cut_off(number: usize) -> Produced {
 fn mend(line: &mut Value) {
     let mended = format!("{}}}", line["payload"].as_str().unwrap());
     line["payload"] = mended.into();
+}
+
+/// So many dead letters, and a file with their corrections.
+struct Corrected {
+    place: Place,
+    processor: Lakehose,
+    dead: DeadLetters,
+    letters: Table,
+    corrected: String,
+}
+
+impl Corrected {
+    fn of(name: &str, count: usize) -> Corrected {
+        let place = on_kafka(name);
+        let processor = place.start("processor");
+        let dead = DeadLetters::of(&place);
+        let foreign = Foreign::new(&servers::kafka(), &place.config.dataset);
+        (0..count).for_each(|number| foreign.send(cut_off(number)));
+        foreign.landed();
+        let mut letters = Table::new(dead.table(&processor));
+        wait_for("dead letters", PATIENCE, || (letters.count() == count as u64).then_some(()));
+        let corrected = place.path().join("corrected.ndjson");
+        dead.correct(&[], &corrected, mend);
+        let corrected = corrected.to_str().unwrap().to_owned();
+        Corrected { place, processor, dead, letters, corrected }
+    }
 }
 
 /// Rows of the events `n-…`: how many, and of how many of them.
@@ -139,17 +165,8 @@ fn letters_are_listed_shown_exported_corrected_and_replayed_once() {
 #[test]
 fn a_replay_that_is_killed_again_and_again_replays_each_letter_once() {
     const LETTERS: usize = 20_000;
-    let place = on_kafka("dead-kill");
-    let processor = place.start("processor");
-    let dead = DeadLetters::of(&place);
-    let foreign = Foreign::new(&servers::kafka(), &place.config.dataset);
-    (0..LETTERS).for_each(|number| foreign.send(cut_off(number)));
-    foreign.landed();
-    let mut letters = Table::new(dead.table(&processor));
-    wait_for("dead letters", PATIENCE, || (letters.count() == LETTERS as u64).then_some(()));
-    let corrected = place.path().join("corrected.ndjson");
-    dead.correct(&[], &corrected, mend);
-    let input = ["replay", "--input", corrected.to_str().unwrap()];
+    let Corrected { place, processor, dead, mut letters, corrected } = Corrected::of("dead-kill", LETTERS);
+    let input = ["replay", "--input", &corrected];
 
     // At any moment; as soon as a batch is in the topic, which is before it is settled; and as soon as the table of
     // replays has changed, which is before a batch is in the topic.
@@ -187,17 +204,8 @@ fn a_replay_that_is_killed_again_and_again_replays_each_letter_once() {
 #[test]
 fn two_replays_at_once_double_nothing() {
     const LETTERS: usize = 4_000;
-    let place = on_kafka("dead-twice");
-    let processor = place.start("processor");
-    let dead = DeadLetters::of(&place);
-    let foreign = Foreign::new(&servers::kafka(), &place.config.dataset);
-    (0..LETTERS).for_each(|number| foreign.send(cut_off(number)));
-    foreign.landed();
-    let mut letters = Table::new(dead.table(&processor));
-    wait_for("dead letters", PATIENCE, || (letters.count() == LETTERS as u64).then_some(()));
-    let corrected = place.path().join("corrected.ndjson");
-    dead.correct(&[], &corrected, mend);
-    let input = ["replay", "--input", corrected.to_str().unwrap()];
+    let Corrected { place, processor, dead, corrected, .. } = Corrected::of("dead-twice", LETTERS);
+    let input = ["replay", "--input", &corrected];
 
     let running: Vec<_> = (0..3)
         .map(|n| {
@@ -223,17 +231,8 @@ fn two_replays_at_once_double_nothing() {
 #[test]
 fn a_replay_that_hung_while_another_went_on_doubles_nothing() {
     const LETTERS: usize = 15_000;
-    let place = on_kafka("dead-hang");
-    let processor = place.start("processor");
-    let dead = DeadLetters::of(&place);
-    let foreign = Foreign::new(&servers::kafka(), &place.config.dataset);
-    (0..LETTERS).for_each(|number| foreign.send(cut_off(number)));
-    foreign.landed();
-    let mut letters = Table::new(dead.table(&processor));
-    wait_for("dead letters", PATIENCE, || (letters.count() == LETTERS as u64).then_some(()));
-    let corrected = place.path().join("corrected.ndjson");
-    dead.correct(&[], &corrected, mend);
-    let input = ["replay", "--input", corrected.to_str().unwrap()];
+    let Corrected { place, processor, dead, corrected, .. } = Corrected::of("dead-hang", LETTERS);
+    let input = ["replay", "--input", &corrected];
 
     for round in 0..4 {
         let commits = dead.commits();

@@ -10,7 +10,7 @@ mod errors;
 
 use super::describe;
 use super::rebalance::{self, Event, Rebalances};
-use crate::{Bounds, Consumer, Headers, Input, LogError, MAX_BYTES_PER_POLL, MAX_RECORDS_PER_POLL, Position, Record};
+use crate::{Bounds, Consumer, Input, LogError, MAX_BYTES_PER_POLL, MAX_RECORDS_PER_POLL, Position, Record};
 use errors::{fatal, is_unknown};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -122,14 +122,7 @@ impl Consumer for KafkaConsumer {
                     reading.next = message.offset() + 1;
                     records += 1;
                     bytes += message.key_len() + message.payload_len();
-                    sink(Record {
-                        partition: message.partition(),
-                        offset: message.offset(),
-                        timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-                        key: message.key(),
-                        value: message.payload(),
-                        headers: Headers::from_kafka(message.headers()),
-                    });
+                    sink(Record::of_message(&message));
                 }
                 Some(Err(err)) => self.note(&err)?,
                 None if records > 0 => return Ok(Input::Records(records)),

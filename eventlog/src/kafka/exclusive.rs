@@ -7,7 +7,7 @@
 use super::context::Health;
 use super::producer::{self, Limits, Producer, Reports};
 use super::{KafkaOptions, describe};
-use crate::{AppendError, Bounds, Exclusive, Headers, LogError, OwnedRecord, Position, Record, WholeError};
+use crate::{AppendError, Bounds, Exclusive, LogError, OwnedRecord, Position, Record, WholeError};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -131,14 +131,7 @@ impl Exclusive for KafkaExclusive {
                     let (partition, offset) = (message.partition(), message.offset());
                     next.insert(partition, offset + 1);
                     if offset < end(partition) {
-                        sink(Record {
-                            partition,
-                            offset,
-                            timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-                            key: message.key(),
-                            value: message.payload(),
-                            headers: Headers::from_kafka(message.headers()),
-                        });
+                        sink(Record::of_message(&message));
                     }
                     continue;
                 }

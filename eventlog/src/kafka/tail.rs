@@ -2,11 +2,10 @@
 
 use super::context::Quiet;
 use super::describe;
-use crate::{Headers, LogError, MAX_BYTES_PER_POLL, MAX_RECORDS_PER_POLL, Record, Tail};
+use crate::{LogError, MAX_BYTES_PER_POLL, MAX_RECORDS_PER_POLL, Record, Tail};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use std::time::Duration;
 use tracing::debug;
@@ -39,14 +38,7 @@ impl Tail for KafkaTail {
                 Some(Ok(message)) => {
                     (records, wait) = (records + 1, Duration::ZERO);
                     bytes += message.key_len() + message.payload_len();
-                    sink(Record {
-                        partition: message.partition(),
-                        offset: message.offset(),
-                        timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-                        key: message.key(),
-                        value: message.payload(),
-                        headers: Headers::from_kafka(message.headers()),
-                    });
+                    sink(Record::of_message(&message));
                 }
                 Some(Err(err)) => {
                     check(&err)?;
