@@ -71,7 +71,7 @@ impl Breakers {
 
     /// For a record of the control topic, without which nothing is committed.
     pub(crate) fn announcements(&self) -> Attempts {
-        Attempts::through(vec![Arc::clone(&self.committer)])
+        Attempts::through(vec![Arc::clone(&self.broker)])
     }
 
     /// For a question to the log.
@@ -95,11 +95,16 @@ impl Attempts {
         Attempts { breakers, permits: Vec::new(), backoff: Backoff::default(), not_before: None }
     }
 
-    /// Waits until the next call may be made.
-    pub(crate) async fn begin(&mut self) {
+    /// Waits for as long as the last failure makes advisable.
+    pub(crate) async fn rest(&self) {
         if let Some(instant) = self.not_before {
             tokio::time::sleep_until(instant.into()).await;
         }
+    }
+
+    /// Waits until the next call may be made.
+    pub(crate) async fn begin(&mut self) {
+        self.rest().await;
         self.permits.clear();
         for breaker in &self.breakers {
             let permit = breaker.permit().await;

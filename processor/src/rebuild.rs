@@ -81,16 +81,25 @@ impl Rebuilder {
         positions: &[(i32, Option<i64>)],
         limit: usize,
     ) -> anyhow::Result<BTreeMap<i32, Window>> {
-        let read = || async {
-            self.try_windows(positions, limit).await.context("read the deduplication window from the table")
-        };
-        self.breakers.commits().repeat(read).await
+        let version = || async { Ok(self.table.load(Keep::Txns, &[]).await.context("read the table")?.version) };
+        let mut attempts = self.breakers.commits();
+        loop {
+            // The breakers let one call through to find out whether the store is back: this short one, for all others
+            // would have to wait while files are read. Not older than the positions, which were asked for before.
+            let version = self.breakers.commits().repeat(version).await?;
+            match self.try_windows(positions, limit, version).await {
+                Ok(windows) => return Ok(windows),
+                Err(err) => attempts.failed(err.context("read the deduplication window from the table"))?,
+            }
+            attempts.rest().await;
+        }
     }
 
     async fn try_windows(
         &self,
         positions: &[(i32, Option<i64>)],
         limit: usize,
+        version: u64,
     ) -> anyhow::Result<BTreeMap<i32, Window>> {
         let started = Instant::now();
         let part = |(partition, position): &(i32, Option<i64>)| {
@@ -101,8 +110,6 @@ impl Rebuilder {
         };
         let parts: Mutex<Parts> = Mutex::new(positions.iter().map(part).collect());
         if !searched(&parts, Search::Unseen).is_empty() {
-            // Not older than the positions: they were asked for before.
-            let version = self.table.load(Keep::Txns, &[]).await?.version;
             self.follow_commits(&parts, version).await?;
             self.read_live(&parts, version).await?;
         }
