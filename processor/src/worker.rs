@@ -199,7 +199,9 @@ impl Worker {
                 }
                 Phase::Draining { until, mut ends } => {
                     self.flush_if_due(runtime);
-                    if !self.config.drain_to_end || self.caught_up(&mut ends)? || Instant::now() > until {
+                    // What was read needs time to be written out.
+                    let is_late = Instant::now() + self.config.drain_timeout / 5 > until;
+                    if !self.config.drain_to_end || self.caught_up(&mut ends)? || is_late {
                         Phase::Finishing { until }
                     } else {
                         Phase::Draining { until, ends }
