@@ -321,8 +321,10 @@ async fn duckdb_counts_right_in_a_loop_while_files_are_merged() {
             }
         }
     });
-    let (mut most, mut loops) = (0, 0);
-    while !appender.is_finished() || loops < 5 {
+    let (mut most, mut loops, mut is_last) = (0, 0, false);
+    while !is_last || loops < 5 {
+        // The last query begins after the last append.
+        is_last = appender.is_finished();
         let sql = format!(
             "SELECT count(*), count(DISTINCT kafka_offset), max(kafka_offset) + 1 FROM delta_scan('{}')",
             table.url()
