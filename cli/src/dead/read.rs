@@ -10,26 +10,16 @@ use super::letter::Letter;
 use super::replayed::Replayed;
 use anyhow::Context;
 use arrow::array::RecordBatch;
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::{FutureExt, TryStreamExt};
+use futures::TryStreamExt;
+use lake::reader::FileReader;
 use lake::{DataFile, Table};
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
-use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of rows that one batch holds, about; one row may be larger.
 const BATCH_BYTES: u64 = 1 << 20;
-
-/// The end of a file that is fetched at once: nearly every footer fits.
-const FOOTER_BYTES: u64 = 64 << 10;
 
 /// The letters that are meant, one by one.
 pub struct Letters<'a> {
@@ -91,16 +81,16 @@ impl<'a> Letters<'a> {
 /// The rows of one file.
 pub struct Batches {
     path: String,
-    rows: ParquetRecordBatchStream<Stored>,
+    rows: ParquetRecordBatchStream<FileReader>,
 }
 
 impl Batches {
     /// Opens a file; `columns` are those wanted, if not all of them.
     pub async fn open(table: &Table, file: &DataFile, columns: Option<&[&str]>) -> anyhow::Result<Batches> {
+        let unreadable = || format!("cannot read {}", file.path);
         let location = table.file_path(&file.path);
-        let reader = Stored { store: Arc::clone(table.store()), location, size: file.size };
-        let opened = ParquetRecordBatchStreamBuilder::new(reader).await;
-        let mut builder = opened.with_context(|| format!("cannot read {}", file.path))?;
+        let reader = FileReader::open(Arc::clone(table.store()), location, file.size).await.with_context(unreadable)?;
+        let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await.with_context(unreadable)?;
         let groups = builder.metadata().row_groups();
         let (bytes, rows) = groups.iter().fold((0, 0), |(bytes, rows), group| {
             (bytes + group.total_byte_size().unsigned_abs(), rows + group.num_rows().unsigned_abs())
@@ -111,44 +101,11 @@ impl Batches {
             builder = builder.with_projection(mask);
         }
         let rows = builder.with_batch_size((BATCH_BYTES / row_bytes).clamp(1, 8_192) as usize).build();
-        Ok(Batches { path: file.path.clone(), rows: rows.with_context(|| format!("cannot read {}", file.path))? })
+        Ok(Batches { path: file.path.clone(), rows: rows.with_context(unreadable)? })
     }
 
     /// The next rows; `None` at the end of the file.
     pub async fn next(&mut self) -> anyhow::Result<Option<RecordBatch>> {
         self.rows.try_next().await.with_context(|| format!("cannot read {}", self.path))
     }
-}
-
-/// An object whose size is known.
-struct Stored {
-    store: Arc<dyn ObjectStore>,
-    location: Path,
-    size: u64,
-}
-
-impl AsyncFileReader for Stored {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        async move { self.store.get_range(&self.location, range).await.map_err(external) }.boxed()
-    }
-
-    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
-        async move { self.store.get_ranges(&self.location, &ranges).await.map_err(external) }.boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
-        async move {
-            let (size, footer) = (self.size, self.size.min(FOOTER_BYTES) as usize);
-            let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
-            Ok(Arc::new(reader.with_prefetch_hint(Some(footer)).load_and_finish(self, size).await?))
-        }
-        .boxed()
-    }
-}
-
-fn external(error: object_store::Error) -> ParquetError {
-    ParquetError::External(Box::new(error))
 }
