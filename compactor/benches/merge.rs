@@ -45,8 +45,12 @@ async fn run(rows: i64, fragments: i64, memory: ByteSize) {
     let bytes: u64 = inputs.iter().map(|file| file.size).sum();
     println!("{rows} rows in {fragments} fragments of together {}, memory {memory}", ByteSize(bytes));
 
-    let settings =
-        Settings { sort_by: dataset.spec.sort_by.clone(), budget: Budget::new(memory), distrusted: HashSet::new() };
+    let settings = Settings {
+        sort_by: dataset.spec.sort_by.clone(),
+        budget: Budget::new(memory),
+        segment_bytes: 128 << 20,
+        distrusted: HashSet::new(),
+    };
     let (mut merged_rows, mut merge_cpu, mut verify_cpu) = (0, 0.0, 0.0);
     let (before, started) = (memory_now(), Instant::now());
     reset_peak();
@@ -59,7 +63,8 @@ async fn run(rows: i64, fragments: i64, memory: ByteSize) {
         merge_cpu += after - cpu;
         verify_cpu += cpu_seconds() - after;
         merged_rows += merged.rows_in;
-        println!("  {} files -> {}, {} rows", merged.inputs.len(), ByteSize(merged.file.size), merged.rows_in);
+        let (files, size) = (merged.files.len(), ByteSize(merged.bytes_out()));
+        println!("  {} files -> {files} of {size}, {} rows", merged.inputs.len(), merged.rows_in);
         inputs.drain(..merged.inputs.len());
     }
     let cpu = merge_cpu + verify_cpu;

@@ -46,12 +46,16 @@ impl Default for Config {
 impl Config {
     pub(crate) fn policy(&self, memory: ByteSize) -> Policy {
         Policy {
-            target_bytes: self.segment.as_u64().max(1),
+            target_bytes: self.segment_bytes(),
             min_files: self.min_files.max(2),
             max_files: self.max_files.max(2),
             max_rows: crate::merge::Budget::new(memory).rows(),
             cold_after: self.cold_after,
         }
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment.as_u64().max(1)
     }
 
     pub(crate) fn retention(&self) -> Retention {

@@ -3,14 +3,14 @@
 //! Four steps, and each may be interrupted anywhere:
 //!
 //! ```text
-//! plan    which small files of a date become one            a decision, by sizes and the time alone
-//! merge   read them side by side, write one sorted file     invisible until it is in the table
-//! swap    one commit: inputs out, the merged file in        only if all inputs are live (invariant I5)
+//! plan    which files of a date are merged                  a decision, by sizes, sort ranges and the time alone
+//! merge   read them side by side, write sorted files        invisible until they are in the table
+//! swap    one commit: inputs out, the merged files in       only if all inputs are live (invariant I5)
 //! sweep   delete what left the table long enough ago        never what a reader may still need (invariant I4)
 //! ```
 //!
-//! Between merge and swap the new file is read back and compared with its inputs. Whatever goes wrong before the commit
-//! leaves an orphan behind, a file that no reader sees and that the sweep deletes a day later. Several compactors may
+//! Between merge and swap the new files are read back and compared with the inputs. Whatever goes wrong before the commit
+//! leaves orphans behind, files that no reader sees and that the sweep deletes a day later. Several compactors may
 //! work on one table: they cost each other work, never rows.
 
 pub mod config;
@@ -21,6 +21,7 @@ mod checksum;
 mod duplicates;
 mod runs;
 mod cursors;
+mod outputs;
 mod output;
 mod upload;
 pub mod verify;

@@ -1,9 +1,9 @@
-//! Merges sorted files into one: a k-way merge, row by row in the table's order, from the store to the store.
+//! Merges sorted files into fewer: a k-way merge, row by row in the table's order, from the store to the store.
 //!
 //! ```text
 //! inputs, as many as fit          footers first; a file in another order becomes sorted runs
 //!   └─ duplicates                 the copies to leave out
-//!       └─ cursors, smallest row first  ──interleave──▶  row group  ──parts──▶  the new file
+//!       └─ cursors, smallest row first  ──interleave──▶  row group  ──parts──▶  files of a segment
 //! ```
 //!
 //! Memory is bounded by [`Budget`], whatever the number and the size of the inputs: half of it for reading (a job takes
@@ -21,20 +21,20 @@ use crate::checksum::RowHasher;
 use crate::cursors::Cursors;
 use crate::duplicates::{self, Duplicates};
 use crate::input::Input;
-use crate::output::Output;
+use crate::output::RowBytes;
+use crate::outputs::{Outputs, Target};
 use crate::plan::MergeJob;
 use crate::runs;
-use crate::upload::Upload;
 use arrow::error::ArrowError;
 use bytesize::ByteSize;
+use chrono::NaiveDate;
 use futures::{StreamExt, TryStreamExt};
 use lake::schema::TableSchema;
-use lake::{DataFile, Table, layout, range, sort};
+use lake::{DataFile, Table, range, sort};
 use parquet::errors::ParquetError;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 /// How much memory a merge may take.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +73,7 @@ impl Budget {
     }
 }
 
-/// Why no file came out of a merge. The inputs are as they were.
+/// Why nothing came out of a merge. The inputs are as they were.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
     #[error("read {path}")]
@@ -94,7 +94,7 @@ pub enum MergeError {
     Arrow(#[from] ArrowError),
     #[error("no two of the files fit into the memory of the compactor: raise [memory] compactor")]
     TooLarge,
-    #[error("the merged file {path} differs from its inputs: {difference}")]
+    #[error("what was merged, {path}, differs from its inputs: {difference}")]
     Different { path: String, difference: String },
     #[error("stopped")]
     Stopped,
@@ -117,14 +117,18 @@ pub struct Settings {
     /// The dataset's order of rows.
     pub sort_by: Vec<String>,
     pub budget: Budget,
+    /// A file that has reached so many bytes is ended and the next one begun.
+    pub segment_bytes: u64,
     /// Files whose order must not be believed.
     pub distrusted: HashSet<String>,
 }
 
-/// A file that was stored and not looked at again.
+/// Files that were stored and not looked at again.
 #[derive(Debug, Clone)]
 pub struct Merged {
-    pub file: DataFile,
+    pub date: NaiveDate,
+    /// In the order of their rows; none if the inputs had none.
+    pub files: Vec<DataFile>,
     /// What was merged: the first of the job's inputs.
     pub inputs: Vec<Arc<DataFile>>,
     pub rows_in: u64,
@@ -137,6 +141,20 @@ pub struct Merged {
 impl Merged {
     pub fn bytes_in(&self) -> u64 {
         self.inputs.iter().map(|file| file.size).sum()
+    }
+
+    pub fn bytes_out(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// Of the new files.
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(DataFile::rows).sum()
+    }
+
+    /// Names of the new files, for people.
+    pub(crate) fn paths(&self) -> String {
+        self.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -152,8 +170,11 @@ pub async fn merge(
     let order = sort::order(&sort_by);
     let opened = cancel.run_until_cancelled(open(table, job, settings, &order)).await.ok_or_else(stopped)??;
     let inputs: Vec<Input> = opened.sorted.iter().chain(&opened.unsorted).cloned().collect();
-    let row_bytes =
-        inputs.iter().map(Input::row_bytes).sum::<u64>() / inputs.iter().map(Input::rows).sum::<u64>().max(1);
+    let rows = inputs.iter().map(Input::rows).sum::<u64>();
+    let row_bytes = RowBytes {
+        memory: inputs.iter().map(Input::row_bytes).sum::<u64>() / rows.max(1),
+        stored: opened.files.iter().map(|file| file.size).sum::<u64>() / rows.max(1),
+    };
     let duplicates = Duplicates::find(&inputs, &table.schema().arrow);
     let duplicates = cancel.run_until_cancelled(duplicates).await.ok_or_else(stopped)??;
     drop(inputs);
@@ -169,31 +190,29 @@ pub async fn merge(
     let cursors = Cursors::open(inputs, &table.schema().arrow, &order, hasher.clone());
     let mut cursors = cancel.run_until_cancelled(cursors).await.ok_or_else(stopped)??;
 
-    let path = layout::segment_path(job.date, Uuid::new_v4());
-    let upload = Upload::new(Arc::clone(table.store()), table.file_path(&path), settings.budget.part());
-    let mut output = Output::new(path.clone(), upload, table.schema(), &sort_by, row_bytes, settings.budget)?;
-    let filled = cancel.run_until_cancelled(fill(&mut output, &mut cursors, &duplicates, cancel)).await;
+    let ranges = opened.files.iter().flat_map(|file| file.ranges.iter().copied()).collect();
+    let target = Target {
+        table,
+        settings,
+        date: job.date,
+        sort_by,
+        column: order[0].clone(),
+        ranges: range::union(ranges),
+        row_bytes,
+    };
+    let mut outputs = Outputs::new(target, rows);
+    let filled = cancel.run_until_cancelled(fill(&mut outputs, &mut cursors, &duplicates, cancel)).await;
     let dropped = match filled.ok_or_else(stopped).flatten() {
         Ok(dropped) => dropped,
         Err(error) => {
-            output.abort().await;
+            outputs.abort().await;
             return Err(error);
         }
     };
-    let finished = output.finish(&mut cursors);
-    let (size, stats) = cancel.run_until_cancelled(finished).await.ok_or_else(stopped)??;
-    let ranges = opened.files.iter().flat_map(|file| file.ranges.iter().copied()).collect();
-    let file = DataFile {
-        path,
-        size,
-        date: job.date,
-        modified_ms: lake::table::now_ms(),
-        stats,
-        ranges: range::union(ranges),
-        sorted_by: sort_by,
-    };
+    let files = cancel.run_until_cancelled(outputs.finish(&cursors)).await.ok_or_else(stopped)??;
     Ok(Merged {
-        file,
+        date: job.date,
+        files,
         inputs: opened.files,
         rows_in: cursors.rows,
         duplicates: dropped.rows,
@@ -255,7 +274,7 @@ struct Dropped {
 }
 
 async fn fill(
-    output: &mut Output,
+    outputs: &mut Outputs<'_>,
     cursors: &mut Cursors,
     duplicates: &Duplicates,
     cancel: &CancellationToken,
@@ -273,7 +292,7 @@ async fn fill(
             dropped.rows += 1;
             dropped.checksum = dropped.checksum.wrapping_add(cursors.checksum_of(run.batch, *row));
         }
-        output.append(run, &copies, cursors).await?;
+        outputs.append(run, &copies, cursors).await?;
     }
     Ok(dropped)
 }

@@ -19,14 +19,14 @@ const JOB_SECONDS: &str = "lakehose_compactor_job_seconds";
 
 /// Registers what every series means.
 pub fn describe() {
-    describe_counter!(FILES_REPLACED, "Files that left the table for a merged one");
+    describe_counter!(FILES_REPLACED, "Files that left the table for merged ones");
     describe_counter!(SEGMENTS, "Merged files that came into the table");
     describe_counter!(ROWS, "Rows of merged files that came into the table");
     describe_counter!(BYTES_READ, "Bytes of files that were merged, whether or not the result came into the table");
     describe_counter!(BYTES_WRITTEN, "Bytes of merged files, whether or not they came into the table");
     describe_counter!(DUPLICATES, "Copies of events (same device_id and id) that were left out");
     describe_counter!(RACES_LOST, "Merges whose inputs another compactor replaced first");
-    describe_counter!(JOBS_FAILED, "Merges that ended without a file to commit");
+    describe_counter!(JOBS_FAILED, "Merges that ended with nothing to commit");
     describe_counter!(FILES_DELETED, "Files deleted: removed from the table before, or never in it");
     describe_gauge!(FILES_LIVE, "Files that make up the table, as of the last look at it");
     describe_histogram!(JOB_SECONDS, "Seconds from the first read of a merge to its commit");
@@ -34,14 +34,14 @@ pub fn describe() {
 
 pub(crate) fn file_merged(merged: &Merged) {
     counter!(BYTES_READ).increment(merged.bytes_in());
-    counter!(BYTES_WRITTEN).increment(merged.file.size);
+    counter!(BYTES_WRITTEN).increment(merged.bytes_out());
 }
 
 pub(crate) fn files_swapped(table: &str, merged: &Merged, took: Duration) {
     let table = || table.to_owned();
     counter!(FILES_REPLACED, "table" => table()).increment(merged.inputs.len() as u64);
-    counter!(SEGMENTS, "table" => table()).increment(1);
-    counter!(ROWS, "table" => table()).increment(merged.file.rows());
+    counter!(SEGMENTS, "table" => table()).increment(merged.files.len() as u64);
+    counter!(ROWS, "table" => table()).increment(merged.rows());
     counter!(DUPLICATES, "table" => table()).increment(merged.duplicates);
     histogram!(JOB_SECONDS, "table" => table()).record(took);
 }

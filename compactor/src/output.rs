@@ -19,6 +19,13 @@ const WHOLE_RUN: usize = 2_048;
 /// A store that does not answer must not keep the program from ending.
 const ABORT_FOR: Duration = Duration::from_secs(2);
 
+/// What a row takes, about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowBytes {
+    pub(crate) memory: u64,
+    pub(crate) stored: u64,
+}
+
 pub(crate) struct Output {
     /// Path inside the table.
     path: String,
@@ -26,19 +33,21 @@ pub(crate) struct Output {
     upload: Upload,
     /// Rows that wait to become a batch: the number of their batch, and of the row in it.
     pending: Vec<(usize, usize)>,
+    /// Rows that went to the writer.
+    rows: u64,
+    row_bytes: RowBytes,
     batch_rows: usize,
     row_group_bytes: usize,
     part_bytes: usize,
 }
 
 impl Output {
-    /// `row_bytes` is what a row takes in memory, about.
     pub(crate) fn new(
         path: String,
         upload: Upload,
         schema: &TableSchema,
         sort_by: &[String],
-        row_bytes: u64,
+        row_bytes: RowBytes,
         budget: Budget,
     ) -> Result<Output, MergeError> {
         let writer = FileWriter::new(Vec::new(), schema, sort_by);
@@ -48,7 +57,9 @@ impl Output {
             writer,
             upload,
             pending: Vec::new(),
-            batch_rows: ((2 << 20) / row_bytes.max(1)).clamp(64, 8_192) as usize,
+            rows: 0,
+            row_bytes,
+            batch_rows: ((2 << 20) / row_bytes.memory.max(1)).clamp(64, 8_192) as usize,
             row_group_bytes: budget.row_group(),
             part_bytes: budget.part(),
         })
@@ -67,31 +78,57 @@ impl Output {
             self.flush(cursors).await?;
             return self.write(&rows).await;
         }
-        let mut start = run.rows.start;
-        for end in left_out.iter().copied().chain([run.rows.end]) {
-            self.pending.extend((start..end).map(|row| (run.batch, row)));
-            start = end + 1;
-        }
+        self.add(run, left_out);
         if self.pending.len() < self.batch_rows {
             return Ok(());
         }
         self.flush(cursors).await
     }
 
-    /// Writes what is pending.
-    async fn flush(&mut self, cursors: &mut Cursors) -> Result<(), MergeError> {
-        if !self.pending.is_empty() {
-            let batches: Vec<&RecordBatch> = cursors.batches().iter().collect();
-            let rows = interleave_record_batch(&batches, &self.pending)?;
-            self.pending.clear();
-            self.write(&rows).await?;
+    /// The same, without writing anything yet.
+    pub(crate) fn add(&mut self, run: Run, left_out: &[usize]) {
+        let mut start = run.rows.start;
+        for end in left_out.iter().copied().chain([run.rows.end]) {
+            self.pending.extend((start..end).map(|row| (run.batch, row)));
+            start = end + 1;
         }
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Bytes that the file would have if it ended here, about.
+    pub(crate) fn size(&self) -> u64 {
+        let waiting = self.writer.buffered_rows() + self.pending.len();
+        self.writer.written_bytes() as u64 + waiting as u64 * self.stored_row_bytes()
+    }
+
+    /// What a row takes in the file, about: as in the row groups so far, or else as in the inputs.
+    pub(crate) fn stored_row_bytes(&self) -> u64 {
+        let rows = self.rows - self.writer.buffered_rows() as u64;
+        (self.writer.written_bytes() as u64).checked_div(rows).unwrap_or(self.row_bytes.stored)
+    }
+
+    async fn flush(&mut self, cursors: &mut Cursors) -> Result<(), MergeError> {
+        self.write_pending(cursors).await?;
         cursors.forget_passed();
         Ok(())
     }
 
+    async fn write_pending(&mut self, cursors: &Cursors) -> Result<(), MergeError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let batches: Vec<&RecordBatch> = cursors.batches().iter().collect();
+        let rows = interleave_record_batch(&batches, &self.pending)?;
+        self.pending.clear();
+        self.write(&rows).await
+    }
+
     async fn write(&mut self, rows: &RecordBatch) -> Result<(), MergeError> {
         self.writer.write(rows).map_err(|source| self.write_failed(source))?;
+        self.rows += rows.num_rows() as u64;
         if self.writer.buffered_bytes() >= self.row_group_bytes {
             self.writer.end_row_group().map_err(|source| self.write_failed(source))?;
         }
@@ -102,9 +139,10 @@ impl Output {
         Ok(())
     }
 
-    /// Ends the file. Returns its size and the statistics of its rows.
-    pub(crate) async fn finish(mut self, cursors: &mut Cursors) -> Result<(u64, FileStats), MergeError> {
-        self.flush(cursors).await?;
+    /// Ends the file. Returns its size and the statistics of its rows. No batch is let go of, for the next file may begin
+    /// in the middle of one.
+    pub(crate) async fn finish(mut self, cursors: &Cursors) -> Result<(u64, FileStats), MergeError> {
+        self.write_pending(cursors).await?;
         let Output { path, writer, mut upload, .. } = self;
         let (bytes, stats) = writer.finish().map_err(|source| MergeError::Write { path: path.clone(), source })?;
         let size = async {

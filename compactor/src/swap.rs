@@ -1,8 +1,8 @@
-//! Puts a merged file in the place of its inputs, in one commit.
+//! Puts merged files in the place of their inputs, in one commit.
 //!
 //! The commit is made only on a version at which every input is live (invariant I5). If somebody else makes the next
 //! version first, as appenders do all the time, the new version is looked at and decided anew. Inputs that are gone mean
-//! that another compactor was faster: the merged file stays behind as an orphan, and nothing is wrong.
+//! that another compactor was faster: the merged files stay behind as orphans, and nothing is wrong.
 
 use crate::merge::Merged;
 use crate::view::View;
@@ -11,10 +11,10 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What became of a merged file.
+/// What became of merged files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Swapped {
-    /// It is in the table, and its inputs are not.
+    /// They are in the table, and their inputs are not.
     Committed,
     /// An input left the table before.
     Lost,
@@ -23,7 +23,7 @@ pub enum Swapped {
 /// Attempts at a store that fails.
 const ATTEMPTS: u32 = 6;
 
-/// Swaps the inputs for the merged file. An error leaves open which of them is in the table; never both, never neither.
+/// Swaps the inputs for the merged files. An error leaves open which of them is in the table; never both, never neither.
 pub async fn swap(table: &Table, view: &mut View, merged: &Merged) -> Result<Swapped, TableError> {
     let change = change(merged);
     let mut failures = 0;
@@ -48,7 +48,7 @@ async fn attempt(
     change: &Change,
 ) -> Result<Option<Swapped>, TableError> {
     view.refresh(table).await?;
-    match decide(&view.state, &merged.inputs, &merged.file) {
+    match decide(&view.state, &merged.inputs, &merged.files) {
         Decision::AlreadyThere => Ok(Some(Swapped::Committed)),
         Decision::InputsGone => Ok(Some(Swapped::Lost)),
         Decision::Commit => match table.commit(&mut view.state, change).await? {
@@ -66,8 +66,9 @@ enum Decision {
     InputsGone,
 }
 
-fn decide(state: &TableState, inputs: &[Arc<DataFile>], output: &DataFile) -> Decision {
-    if state.files().contains_key(&output.path) {
+fn decide(state: &TableState, inputs: &[Arc<DataFile>], outputs: &[DataFile]) -> Decision {
+    // All came in one commit. Some may have been merged on since, before the answer was asked for again.
+    if outputs.iter().any(|output| state.files().contains_key(&output.path)) {
         return Decision::AlreadyThere;
     }
     let all_live = inputs.iter().all(|input| state.files().contains_key(&input.path));
@@ -76,18 +77,18 @@ fn decide(state: &TableState, inputs: &[Arc<DataFile>], output: &DataFile) -> De
 
 fn change(merged: &Merged) -> Change {
     let facts: [(&str, Value); 7] = [
-        ("date", merged.file.date.to_string().into()),
+        ("date", merged.date.to_string().into()),
         ("filesIn", merged.inputs.len().into()),
-        ("filesOut", 1.into()),
-        ("rows", merged.file.rows().into()),
+        ("filesOut", merged.files.len().into()),
+        ("rows", merged.rows().into()),
         ("duplicates", merged.duplicates.into()),
         ("bytesIn", merged.bytes_in().into()),
-        ("bytesOut", merged.file.size.into()),
+        ("bytesOut", merged.bytes_out().into()),
     ];
     Change {
         operation: "OPTIMIZE",
         parameters: facts.map(|(name, value)| (name.to_owned(), value)).into(),
-        adds: vec![merged.file.clone()],
+        adds: merged.files.clone(),
         removes: merged.inputs.iter().map(|file| DataFile::clone(file)).collect(),
         data_change: false,
         ..Change::default()

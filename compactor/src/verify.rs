@@ -1,42 +1,68 @@
-//! Looks at a merged file as a reader would, before the table gives up its inputs for it.
+//! Looks at merged files as a reader would, before the table gives up the inputs for them.
 //!
-//! All of it is read back from the store: a file that was torn on its way, or that a bug made, is never committed.
+//! All of them is read back from the store: a file that was torn on its way, or that a bug made, is never committed.
 
+use crate::checksum::RowHasher;
 use crate::input::Input;
 use crate::merge::{MergeError, Merged};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
 use lake::stats::StatsCollector;
-use lake::{OffsetRange, Table};
+use lake::{DataFile, OffsetRange, Table};
 use std::sync::Arc;
 
-/// Whether the file holds the rows of its inputs less the duplicates, in its ranges, with its statistics.
+/// Whether the files together hold the rows of the inputs less the duplicates, each in its ranges, with its statistics.
 pub async fn verify(table: &Table, merged: &Merged) -> Result<(), MergeError> {
-    let file = &merged.file;
-    let schema = table.schema();
-    let input = Input::open(Arc::clone(table.store()), table.file_path(&file.path), &file.path, file.size).await?;
-    let mut batches = input.rows_of(Arc::clone(&schema.arrow))?;
-    let mut stats = StatsCollector::new(schema);
-    let (mut checksum, mut hashes, mut out_of_range) = (0u64, Vec::new(), None);
-    while let Some(batch) = batches.next().await? {
-        stats.add(&batch);
-        checksum = checksum.wrapping_add(merged.hasher.sum(&batch, &mut hashes));
-        out_of_range = out_of_range.or_else(|| first_out_of_range(&batch, &file.ranges));
+    let mut found = Found::default();
+    for file in &merged.files {
+        found.add(table, file, &merged.hasher).await?;
     }
-    let stats = stats.finish();
     let expected_rows = merged.rows_in - merged.duplicates;
-    let difference = if stats.rows != expected_rows || input.rows() != expected_rows {
-        format!("{} rows, not {expected_rows}", stats.rows)
-    } else if checksum != merged.checksum {
-        "the checksum of its rows".to_owned()
-    } else if stats != file.stats {
-        "its statistics".to_owned()
-    } else if let Some((partition, offset)) = out_of_range {
-        format!("offset {offset} of partition {partition} is in no input")
+    let different = |path: String, difference: String| Err(MergeError::Different { path, difference });
+    if found.rows != expected_rows || found.rows_by_footers != expected_rows {
+        different(merged.paths(), format!("{} rows, not {expected_rows}", found.rows))
+    } else if found.checksum != merged.checksum {
+        different(merged.paths(), "the checksum of its rows".to_owned())
+    } else if let Some((path, difference)) = found.wrong {
+        different(path, difference)
     } else {
-        return Ok(());
-    };
-    Err(MergeError::Different { path: file.path.clone(), difference })
+        Ok(())
+    }
+}
+
+/// What the files read so far hold.
+#[derive(Default)]
+struct Found {
+    rows: u64,
+    rows_by_footers: u64,
+    checksum: u64,
+    /// The first file that is not what it says, and how.
+    wrong: Option<(String, String)>,
+}
+
+impl Found {
+    async fn add(&mut self, table: &Table, file: &DataFile, hasher: &RowHasher) -> Result<(), MergeError> {
+        let schema = table.schema();
+        let input = Input::open(Arc::clone(table.store()), table.file_path(&file.path), &file.path, file.size).await?;
+        let mut batches = input.rows_of(Arc::clone(&schema.arrow))?;
+        let mut stats = StatsCollector::new(schema);
+        let (mut hashes, mut out_of_range) = (Vec::new(), None);
+        while let Some(batch) = batches.next().await? {
+            stats.add(&batch);
+            self.checksum = self.checksum.wrapping_add(hasher.sum(&batch, &mut hashes));
+            out_of_range = out_of_range.or_else(|| first_out_of_range(&batch, &file.ranges));
+        }
+        let stats = stats.finish();
+        self.rows += stats.rows;
+        self.rows_by_footers += input.rows();
+        let wrong = if stats != file.stats {
+            Some("its statistics".to_owned())
+        } else {
+            out_of_range.map(|(partition, offset)| format!("offset {offset} of partition {partition} is in no input"))
+        };
+        self.wrong = self.wrong.take().or_else(|| wrong.map(|wrong| (file.path.clone(), wrong)));
+        Ok(())
+    }
 }
 
 /// A row from an offset that none of the (sorted) ranges holds. A file of another writer may have come without ranges.

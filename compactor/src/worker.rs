@@ -60,7 +60,12 @@ impl Worker {
         config: Config,
         memory: ByteSize,
     ) -> Worker {
-        let settings = Settings { sort_by, budget: Budget::new(memory), distrusted: HashSet::new() };
+        let settings = Settings {
+            sort_by,
+            budget: Budget::new(memory),
+            segment_bytes: config.segment_bytes(),
+            distrusted: HashSet::new(),
+        };
         Worker {
             lake,
             name,
@@ -124,7 +129,7 @@ impl Worker {
                     Swapped::Lost => {
                         turn.lost += 1;
                         metrics::race_lost(&self.name);
-                        info!(table = self.name, date = %job.date, path = merged.file.path, "race lost");
+                        info!(table = self.name, date = %job.date, files = merged.paths(), "race lost");
                     }
                 },
                 Err(MergeError::Stopped) => return Ok(turn),
@@ -162,11 +167,12 @@ impl Worker {
         metrics::files_swapped(&self.name, merged, took);
         info!(
             table = self.name,
-            date = %merged.file.date,
+            date = %merged.date,
             inputs = merged.inputs.len(),
-            rows = merged.file.rows(),
+            outputs = merged.files.len(),
+            rows = merged.rows(),
             duplicates = merged.duplicates,
-            bytes = merged.file.size,
+            bytes = merged.bytes_out(),
             millis = took.as_millis() as u64,
             "files merged"
         );

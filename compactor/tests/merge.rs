@@ -5,11 +5,12 @@ mod support;
 use compactor::merge::{Budget, MergeError, Merged, Settings, merge};
 use compactor::plan::MergeJob;
 use compactor::verify::verify;
-use lake::testing::{Op, faulty_lake};
+use lake::testing::{Fault, Op, faulty_lake};
 use lake::{DataFile, Lake, Table, layout, schema};
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 use support::*;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,7 @@ fn settings(sort_by: &[&str]) -> Settings {
     Settings {
         sort_by: sort_by.iter().map(|name| name.to_string()).collect(),
         budget: Budget::new(bytesize::ByteSize::mib(64)),
+        segment_bytes: 128 << 20,
         distrusted: HashSet::new(),
     }
 }
@@ -24,6 +26,12 @@ fn settings(sort_by: &[&str]) -> Settings {
 fn job(inputs: Vec<DataFile>) -> MergeJob {
     let inputs = inputs.into_iter().map(Arc::new).collect();
     MergeJob { date: layout::date_from_days(DAY as i32), inputs }
+}
+
+/// The only file of a merge that had no reason to write another.
+fn only_file(merged: &Merged) -> &DataFile {
+    let [file] = merged.files.as_slice() else { panic!("{} files", merged.files.len()) };
+    file
 }
 
 async fn merge_and_verify(table: &Table, inputs: Vec<DataFile>, settings: &Settings) -> Result<Merged, MergeError> {
@@ -79,9 +87,10 @@ fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn the_output_holds_the_rows_of_the_inputs_less_later_copies_in_order(
+    fn the_outputs_hold_the_rows_of_the_inputs_less_later_copies_in_order(
         fragments in fragments(),
         sort_by in proptest::sample::subsequence(vec!["device_id", "time", "temp"], 1..=3).prop_shuffle(),
+        segment_bytes in prop_oneof![1_000..40_000u64, Just(128 << 20)],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -107,10 +116,17 @@ proptest! {
             }
             let mut expected: Vec<Row> = first.values().map(|row| Row::clone(row)).collect();
 
-            let merged = merge_and_verify(table, files, &settings(&sort_by)).await.unwrap();
+            let stored = files.iter().map(|file| file.size).sum::<u64>();
+            let settings = Settings { segment_bytes, ..settings(&sort_by) };
+            let merged = merge_and_verify(table, files, &settings).await.unwrap();
             assert_eq!(merged.rows_in as usize, all.len());
-            assert_eq!(merged.file.rows() + merged.duplicates, merged.rows_in);
-            let mut rows = read_file(table, &merged.file).await;
+            assert_eq!(merged.rows() + merged.duplicates, merged.rows_in);
+            let mut outputs = Vec::new();
+            for file in &merged.files {
+                outputs.push(read_file(table, file).await);
+            }
+            expect_cuts(&outputs, sort_by[0], segment_bytes, stored / merged.rows_in);
+            let mut rows = outputs.concat();
             let key = |row: &Row| {
                 let columns = sort_by.iter().map(|name| match *name {
                     "device_id" => (row.device.clone(), 0, None),
@@ -125,6 +141,24 @@ proptest! {
             assert_eq!(rows, expected);
         });
     }
+}
+
+/// Every file but the last is full, and the value that it ends with is not in the next, unless it has too many rows.
+fn expect_cuts(outputs: &[Vec<Row>], column: &str, segment_bytes: u64, row_bytes: u64) {
+    let value = |row: &Row| match column {
+        "device_id" => format!("{:?}", row.device),
+        "time" => format!("{:?}", row.time),
+        _ => format!("{:?}", row.temp),
+    };
+    for (output, next) in outputs.iter().zip(&outputs[1..]) {
+        assert!(output.len() as u64 * row_bytes >= segment_bytes, "{} rows of {row_bytes} bytes", output.len());
+        let last = value(output.last().unwrap());
+        if last == value(&next[0]) {
+            let rows = output.iter().filter(|row| value(row) == last).count() as u64;
+            assert!((rows + 1) * row_bytes >= segment_bytes / 10, "cut through {last} after {rows} rows");
+        }
+    }
+    assert!(outputs.iter().all(|output| !output.is_empty()));
 }
 
 fn device_rows(fragment: i64, rows: i64) -> Vec<Row> {
@@ -159,8 +193,8 @@ async fn takes_as_many_inputs_as_fit_in_memory_and_leaves_the_rest() {
     }
     let merged = merge_and_verify(&fixture.table, files, &settings(&sort_by)).await.unwrap();
     assert!((2..60).contains(&merged.inputs.len()), "{} inputs", merged.inputs.len());
-    assert_eq!(merged.file.rows(), merged.inputs.len() as u64 * 5_000);
-    assert_eq!(merged.file.ranges.len(), 1);
+    assert_eq!(only_file(&merged).rows(), merged.inputs.len() as u64 * 5_000);
+    assert_eq!(only_file(&merged).ranges.len(), 1);
 }
 
 #[tokio::test]
@@ -178,20 +212,20 @@ async fn a_merged_file_that_is_not_what_was_read_is_refused() {
     rows[7].temp = Some(-1.0);
     let other = write_fragment(&fixture.table, fixture.table.schema(), &rows, Some(&by(&sort_by))).await;
     let mut swapped = merged.clone();
-    swapped.file = DataFile { ranges: merged.file.ranges.clone(), ..other };
+    swapped.files = vec![DataFile { ranges: only_file(&merged).ranges.clone(), ..other }];
     let error = verify(&fixture.table, &swapped).await.unwrap_err();
     assert!(matches!(&error, MergeError::Different { difference, .. } if difference.contains("checksum")), "{error}");
 
     let fewer = write_fragment(&fixture.table, fixture.table.schema(), &rows[..299], Some(&by(&sort_by))).await;
-    swapped.file = fewer;
+    swapped.files = vec![fewer];
     assert!(verify(&fixture.table, &swapped).await.unwrap_err().to_string().contains("299 rows, not 300"));
 
     let mut elsewhere = merged.clone();
-    elsewhere.file.ranges[0].end -= 1;
+    elsewhere.files[0].ranges[0].end -= 1;
     assert!(verify(&fixture.table, &elsewhere).await.unwrap_err().to_string().contains("offset 299"));
 
     let mut torn = merged;
-    torn.file.size -= 10;
+    torn.files[0].size -= 10;
     assert!(matches!(verify(&fixture.table, &torn).await, Err(MergeError::Read { .. })));
 }
 
@@ -222,6 +256,69 @@ async fn a_large_file_is_stored_in_parts_and_a_part_that_fails_leaves_nothing() 
     let left = std::fs::read_dir(directory.path().join("events").join(date)).unwrap().count();
     assert_eq!(left, files.len());
     let merged = merge_and_verify(&table, files, &settings).await.unwrap();
-    assert_eq!((merged.file.rows(), merged.duplicates), (300_000, 0));
-    assert!(faults.calls(Op::PutPart) >= 2, "{} bytes", merged.file.size);
+    assert_eq!((only_file(&merged).rows(), merged.duplicates), (300_000, 0));
+    assert!(faults.calls(Op::PutPart) >= 2, "{} bytes", merged.bytes_out());
+}
+
+/// Devices with as many rows each, whose ids do not compress: so many bytes that row groups are written on the way.
+#[tokio::test]
+async fn a_merge_larger_than_a_segment_writes_several_files_that_share_no_device() {
+    let fixture = fixture().await;
+    let files = large_files(&fixture.table).await;
+    let bytes: u64 = files.iter().map(|file| file.size).sum();
+    let settings = Settings { segment_bytes: bytes / 5, ..settings(&["device_id", "time"]) };
+    let merged = merge_and_verify(&fixture.table, files, &settings).await.unwrap();
+    assert_eq!((merged.rows(), merged.duplicates), (300_000, 0));
+    assert!((4..=5).contains(&merged.files.len()), "{} files", merged.files.len());
+    for (file, next) in merged.files.iter().zip(&merged.files[1..]) {
+        assert!(file.stats.max["device_id"].as_str() < next.stats.min["device_id"].as_str());
+        assert_eq!(file.ranges, next.ranges);
+    }
+    for file in &merged.files {
+        let sizes = settings.segment_bytes / 2..settings.segment_bytes * 3 / 2;
+        assert!(sizes.contains(&file.size), "{} bytes, segments of {}", file.size, settings.segment_bytes);
+    }
+    // The rows of a file that is forgotten are missed.
+    let mut swapped = merged.clone();
+    swapped.files.pop();
+    assert!(matches!(verify(&fixture.table, &swapped).await, Err(MergeError::Different { .. })));
+}
+
+#[tokio::test]
+async fn a_device_that_is_larger_than_a_segment_is_cut_through() {
+    let fixture = fixture().await;
+    let mut files = large_files(&fixture.table).await;
+    let bytes: u64 = files.iter().map(|file| file.size).sum();
+    for (fragment, file) in files.iter_mut().enumerate() {
+        let mut rows = device_rows(fragment as i64, 150_000);
+        rows.iter_mut().for_each(|row| row.device = "one".to_owned());
+        rows.iter_mut().for_each(|row| row.id = uuid::Uuid::new_v4().to_string());
+        *file = write_fragment(&fixture.table, fixture.table.schema(), &rows, Some(&by(&["device_id", "time"]))).await;
+    }
+    let settings = Settings { segment_bytes: bytes / 4, ..settings(&["device_id", "time"]) };
+    let merged = merge_and_verify(&fixture.table, files, &settings).await.unwrap();
+    assert_eq!(merged.rows(), 300_000);
+    assert!((3..=4).contains(&merged.files.len()), "{} files", merged.files.len());
+    let sizes: Vec<u64> = merged.files.iter().map(|file| file.size).collect();
+    assert!(sizes.iter().all(|size| *size < settings.segment_bytes * 3 / 2), "{sizes:?}");
+}
+
+#[tokio::test]
+async fn a_merge_whose_second_file_fails_leaves_only_finished_ones_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, faults) = faulty_lake(directory.path()).unwrap();
+    let table = table(&lake, &dataset(true, &["device_id", "time"])).await;
+    let files = large_files(&table).await;
+    let bytes: u64 = files.iter().map(|file| file.size).sum();
+    let settings = Settings { segment_bytes: bytes / 2, ..settings(&["device_id", "time"]) };
+    let date = layout::date_directory(layout::date_from_days(DAY as i32));
+    let left = || std::fs::read_dir(directory.path().join("events").join(&date)).unwrap().count();
+    // The first passes, the second fails.
+    faults.inject(Op::Put, "seg-", Fault::Delay(Duration::ZERO), 1);
+    faults.inject(Op::Put, "seg-", Fault::Fail, 1);
+    let error = merge_and_verify(&table, files.clone(), &settings).await.unwrap_err();
+    assert!(matches!(error, MergeError::Store { .. }) && error.is_retryable(), "{error}");
+    assert_eq!(left(), files.len() + 1);
+    let merged = merge_and_verify(&table, files.clone(), &settings).await.unwrap();
+    assert_eq!((merged.files.len(), left()), (2, files.len() + 3));
 }

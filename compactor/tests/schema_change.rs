@@ -228,6 +228,7 @@ async fn a_merge_from_before_a_change_of_columns_is_committed_after_it_and_loses
     let settings = Settings {
         sort_by: dataset(FIRST).spec.sort_by,
         budget: Budget::new(ByteSize::mib(64)),
+        segment_bytes: 128 << 20,
         distrusted: HashSet::new(),
     };
     let table = first.table.at(&view.state).unwrap();

@@ -92,6 +92,16 @@ impl<W: Write + Send> FileWriter<W> {
         self.writer.memory_size()
     }
 
+    /// Rows that wait in memory for the end of a row group.
+    pub fn buffered_rows(&self) -> usize {
+        self.writer.in_progress_rows()
+    }
+
+    /// Bytes that went to the sink.
+    pub fn written_bytes(&self) -> usize {
+        self.writer.bytes_written()
+    }
+
     /// What the file goes to; for sinks that are drained while the file grows.
     pub fn sink_mut(&mut self) -> &mut W {
         self.writer.inner_mut()
