@@ -10,6 +10,7 @@ use crate::{Config, Deps, workers};
 use chrono::NaiveDate;
 use lake::{Table, TableError};
 use std::collections::HashSet;
+use std::ops::AddAssign;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -28,12 +29,37 @@ pub struct Request {
 /// What has become of one merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    Merged { files_in: u64, files_out: u64, rows: u64, duplicates: u64, bytes_in: u64, bytes_out: u64 },
+    Merged(Sum),
     /// Another compactor was faster.
     Lost,
     /// The log says why. The date is left as it is.
     Failed,
     Stopped,
+}
+
+/// What merges came to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Sum {
+    pub merges: u64,
+    pub files_in: u64,
+    pub files_out: u64,
+    /// Of the merged files.
+    pub rows: u64,
+    pub duplicates: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+impl AddAssign for Sum {
+    fn add_assign(&mut self, other: Sum) {
+        self.merges += other.merges;
+        self.files_in += other.files_in;
+        self.files_out += other.files_out;
+        self.rows += other.rows;
+        self.duplicates += other.duplicates;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+    }
 }
 
 impl Request {
@@ -74,14 +100,15 @@ impl Request {
         Ok(match self.worker.settle(&self.table, &mut self.view, ended).await? {
             Settled::Committed(merged) => {
                 self.chosen.insert(merged.file.path.clone());
-                Step::Merged {
+                Step::Merged(Sum {
+                    merges: 1,
                     files_in: merged.inputs.len() as u64,
                     files_out: 1,
                     rows: merged.file.rows(),
                     duplicates: merged.duplicates,
                     bytes_in: merged.bytes_in(),
                     bytes_out: merged.file.size,
-                }
+                })
             }
             Settled::Lost => Step::Lost,
             Settled::Stopped => Step::Stopped,

@@ -99,7 +99,7 @@ mod tests {
 
         #[test]
         fn one_that_goes_leaves_the_windows_of_the_others_where_they_are(members in members(), gone: prop::sample::Index) {
-            let gone = *gone.get(&Vec::from_iter(&members));
+            let gone = **gone.get(&Vec::from_iter(&members));
             let rest: BTreeSet<Uuid> = members.iter().copied().filter(|member| *member != gone).collect();
             prop_assume!(!rest.is_empty());
             let (before, after) = (seen_by(gone, &members), seen_by(*rest.first().unwrap(), &rest));
