@@ -7,6 +7,7 @@ use crate::config::Overrides;
 use crate::dead::args::Dead;
 use crate::listen::ListenAddr;
 use crate::telemetry::LogFormat;
+use chrono::NaiveDate;
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -36,6 +37,10 @@ pub enum Command {
     Compactor(Compactor),
     /// List the files that make up a table, for engines that do not read Delta
     Files(Files),
+    /// Merge small files of a table now, as if nobody wrote to its dates any more
+    Compact(Compact),
+    /// List what was done to a table, the newest first
+    History(History),
     /// Look at records that are no events, take them out, and replay them as they were or corrected
     Dead(Dead),
     /// Check the configuration, and that the log and the lake can be reached
@@ -85,6 +90,33 @@ pub struct Files {
     /// List the files of this version of the table [default: the newest]
     #[arg(long, value_name = "N")]
     pub version: Option<u64>,
+    /// One JSON object a line, instead of columns
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Compact {
+    /// The dataset whose table is meant, or its table of dead letters, <dataset>__dead
+    pub dataset: String,
+    /// Only this date [default: all of them]
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub date: Option<NaiveDate>,
+    /// Say what would be merged, and merge nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// JSON instead of words: one object at the end, or for a dry run one for each merge
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct History {
+    /// The dataset whose table is meant, or another table of it, such as <dataset>__dead
+    pub dataset: String,
+    /// How many versions at most
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub limit: usize,
     /// One JSON object a line, instead of columns
     #[arg(long)]
     pub json: bool,
@@ -169,7 +201,7 @@ impl Args {
             Command::Check(check) => (None, None, Some(&check.kafka)),
             Command::Bench(bench) => (None, None, bench.kafka()),
             Command::Dead(dead) => (None, None, dead.kafka()),
-            Command::Files(_) => (None, None, None),
+            Command::Files(_) | Command::Compact(_) | Command::History(_) => (None, None, None),
         };
         Overrides {
             data: self.global.data.clone(),

@@ -10,7 +10,7 @@ mod times;
 mod letter;
 mod read;
 mod replayed;
-mod print;
+pub mod print;
 mod ls;
 mod show;
 mod ndjson;

@@ -6,7 +6,7 @@ use crate::tables;
 use anyhow::{Context, bail};
 use lake::file::DataFile;
 use lake::state::Keep;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{self, BufWriter, ErrorKind, Write};
 
 /// Prints them, by date and path.
@@ -35,15 +35,36 @@ fn print<'a>(
     out: &mut impl Write,
 ) -> io::Result<()> {
     if !as_json {
-        writeln!(out, "{:<10}  {:<8}  {:>12}  {:>14}  url", "date", "kind", "rows", "bytes")?;
+        writeln!(out, "{:<10}  {:<8}  {:>12}  {:>14}  url  range of the first sort column", "date", "kind", "rows", "bytes")?;
     }
+    let mut all = (0u64, 0u64, 0u64);
     for (url, file) in files {
         let (date, kind, rows, bytes) = (file.date, file.kind().as_str(), file.rows(), file.size);
+        let (column, low, high) = range(file);
+        all = (all.0 + 1, all.1 + rows, all.2 + bytes);
         if as_json {
-            writeln!(out, "{}", json!({"url": url, "date": date, "kind": kind, "rows": rows, "bytes": bytes}))?;
+            let line = json!({
+                "url": url, "date": date, "kind": kind, "rows": rows, "bytes": bytes, "sort_column": column, "min": low,
+                "max": high,
+            });
+            writeln!(out, "{line}")?;
         } else {
-            writeln!(out, "{:<10}  {kind:<8}  {rows:>12}  {bytes:>14}  {url}", date.to_string())?;
+            let range = match (column, low, high) {
+                (Some(column), Some(low), Some(high)) => format!("  {column} {low} to {high}"),
+                _ => String::new(),
+            };
+            writeln!(out, "{:<10}  {kind:<8}  {rows:>12}  {bytes:>14}  {url}{range}", date.to_string())?;
         }
     }
+    if !as_json {
+        let (files, rows, bytes) = all;
+        writeln!(out, "{:<10}  {:<8}  {rows:>12}  {bytes:>14}  {files} files", "total", "")?;
+    }
     out.flush()
+}
+
+/// The first column that the rows are sorted by, and between what it lies, as far as that is known.
+fn range(file: &DataFile) -> (Option<&str>, Option<&Value>, Option<&Value>) {
+    let Some(column) = file.sorted_by.first() else { return (None, None, None) };
+    (Some(column), file.stats.min.get(column), file.stats.max.get(column))
 }

@@ -19,6 +19,8 @@ mod roles;
 mod parts;
 mod shutdown;
 mod files;
+mod compact;
+mod history;
 mod dead;
 mod check;
 mod bench;
@@ -72,6 +74,8 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         }
         Command::Compactor(_) => roles::run(Roles::COMPACTOR, config, telemetry).await,
         Command::Files(files) => files::run(files, &config).await,
+        Command::Compact(compact) => compact::run(compact, &config, &telemetry).await,
+        Command::History(history) => history::run(history, &config).await,
         Command::Dead(args) => dead::run(args, &config).await,
         Command::Check(_) => check::run(&config).await,
         Command::Bench(args) => bench::run(args, &config).await,

@@ -121,9 +121,10 @@ impl Surroundings {
         if let (Some(lake), true) = (&self.lake, self.roles.compactor) {
             let memory = config.memory.compactor;
             let deps = compactor::Deps { lake: lake.clone(), datasets: self.datasets.clone(), memory };
-            let config = config.compaction.clone();
+            let (config, condition) = (config.compaction.clone(), compactor::Condition::default());
+            health.watch("compactor", watch_compactor(condition.clone(), self.roles == Roles::COMPACTOR));
             parts.start(Stage::Compactor, "compactor", |stop| async {
-                compactor::run(config, deps, stop).await.map_err(with_advice)
+                compactor::run_observed(config, deps, condition, stop).await.map_err(with_advice)
             });
         }
         let admin = tokio::spawn(admin::run(self.admin, health, telemetry.metrics.clone(), shutdown.clone()));
@@ -154,5 +155,14 @@ fn watch(progress: Arc<Progress>, beside_gateway: bool) -> impl Fn() -> Readines
         Some(reason) if !progress.is_ready() => Readiness::Unready(format!("{STARTING}; {reason}")),
         Some(reason) if beside_gateway => Readiness::Degraded(reason),
         Some(reason) => Readiness::Unready(reason),
+    }
+}
+
+/// As with a processor: only one by itself may say that the process does not get on.
+fn watch_compactor(condition: compactor::Condition, by_itself: bool) -> impl Fn() -> Readiness {
+    move || match condition.trouble() {
+        None => Readiness::Ready,
+        Some(reason) if by_itself => Readiness::Unready(reason),
+        Some(reason) => Readiness::Degraded(reason),
     }
 }

@@ -1,5 +1,6 @@
 //! What an operator may choose.
 
+use crate::merge::Budget;
 use crate::plan::Policy;
 use crate::sweep::Retention;
 use bytesize::ByteSize;
@@ -12,6 +13,9 @@ pub struct Config {
     /// Time between two looks at the tables.
     #[serde(with = "humantime_serde")]
     pub every: Duration,
+    /// Merges side by side in one process; each gets its part of the memory. Absent: as many as there are cores, if each
+    /// gets enough for segments of full size.
+    pub jobs: Option<usize>,
     /// Size of a segment; files of half of it and more are left alone.
     pub segment: ByteSize,
     /// Fewest files of a merge while a date is still written to.
@@ -33,6 +37,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             every: Duration::from_secs(30),
+            jobs: None,
             segment: ByteSize::mib(128),
             min_files: 4,
             max_files: 128,
@@ -43,13 +48,25 @@ impl Default for Config {
     }
 }
 
+/// Memory with which a merge makes segments of full size, and does it fast.
+const GOOD_MEMORY: u64 = 256 << 20;
+
 impl Config {
+    /// How many merges run side by side in `memory`.
+    pub(crate) fn jobs(&self, memory: ByteSize) -> usize {
+        let fit = |each: u64| (memory.as_u64() / each).max(1) as usize;
+        match self.jobs {
+            Some(jobs) => jobs.clamp(1, fit(Budget::LEAST)),
+            None => std::thread::available_parallelism().map_or(1, usize::from).min(fit(GOOD_MEMORY)),
+        }
+    }
+
     pub(crate) fn policy(&self, memory: ByteSize) -> Policy {
         Policy {
             target_bytes: self.segment_bytes(),
             min_files: self.min_files.max(2),
             max_files: self.max_files.max(2),
-            max_rows: crate::merge::Budget::new(memory).rows(),
+            max_rows: Budget::new(memory).rows(),
             cold_after: self.cold_after,
         }
     }
@@ -72,5 +89,13 @@ mod tests {
         let config: Config = serde_json::from_str(r#"{"every":"5s","segment":"64MiB"}"#).unwrap();
         assert_eq!(config, Config { every: Duration::from_secs(5), segment: ByteSize::mib(64), ..Config::default() });
         assert!(serde_json::from_str::<Config>(r#"{"evry":"5s"}"#).is_err());
+    }
+
+    #[test]
+    fn no_more_jobs_run_than_memory_is_there_for() {
+        let jobs = |jobs, mib| Config { jobs, ..Config::default() }.jobs(ByteSize::mib(mib));
+        assert_eq!((jobs(Some(8), 512), jobs(Some(8), 128), jobs(Some(8), 1), jobs(Some(0), 512)), (8, 2, 1, 1));
+        assert_eq!((jobs(None, 256), jobs(None, 64)), (1, 1));
+        assert!(jobs(None, 1 << 20) == std::thread::available_parallelism().unwrap().get());
     }
 }

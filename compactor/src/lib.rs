@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Between merge and swap the new files are read back and compared with the inputs. Whatever goes wrong before the commit
-//! leaves orphans behind, files that no reader sees and that the sweep deletes a day later. Several compactors may
-//! work on one table: they cost each other work, never rows.
+//! leaves orphans behind, files that no reader sees and that the sweep deletes a day later. Several compactors split
+//! the dates of tables among them ([`share`]); where they do not agree they cost each other work, never rows.
 
 pub mod config;
 pub mod plan;
@@ -28,30 +28,39 @@ pub mod verify;
 pub mod view;
 pub mod swap;
 pub mod sweep;
+pub mod share;
+pub mod condition;
+mod members;
+mod queue;
 pub mod worker;
+pub mod request;
 pub mod metrics;
 
+pub use condition::Condition;
 pub use config::Config;
 
 use bytesize::ByteSize;
+use futures::future::try_join_all;
 use lake::dataset::{Dataset, dead_table};
 use lake::{Lake, schema};
-use std::time::{Duration, Instant};
+use members::Members;
+use share::Share;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
-use worker::Worker;
+use tracing::debug;
+use uuid::Uuid;
+use worker::{Shared, Worker};
 
 /// What a compactor works with.
 #[derive(Debug, Clone)]
 pub struct Deps {
     pub lake: Lake,
     pub datasets: Vec<Dataset>,
-    /// Memory that a merge may take, `[memory] compactor`.
+    /// Memory that merges may take together, `[memory] compactor`.
     pub memory: ByteSize,
 }
-
-/// After failures a table is left alone for longer and longer, at most this long.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
 /// Dead letters have no order of their own; this one costs nothing, for they come in it.
 const DEAD_SORT_BY: [&str; 2] = ["kafka_partition", "kafka_offset"];
@@ -59,24 +68,46 @@ const DEAD_SORT_BY: [&str; 2] = ["kafka_partition", "kafka_offset"];
 /// Keeps the tables of all datasets in few files until `shutdown`. Waits for tables that do not exist yet. Ends with an
 /// error only over a table that it must not touch.
 pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let mut tables: Vec<Scheduled> = workers(&config, &deps).into_iter().map(Scheduled::new).collect();
-    loop {
-        for table in &mut tables {
-            if shutdown.is_cancelled() {
-                return Ok(());
-            }
-            table.turn(config.every, &shutdown).await?;
-        }
-        if shutdown.run_until_cancelled(tokio::time::sleep(config.every)).await.is_none() {
-            return Ok(());
-        }
-    }
+    run_observed(config, deps, Condition::default(), shutdown).await
 }
 
-/// One for every table: events and dead letters of each dataset.
+/// The same; `condition` says how it gets on.
+pub async fn run_observed(
+    config: Config,
+    deps: Deps,
+    condition: Condition,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (mut members, share) = Members::new(deps.lake.clone(), config.every, condition.clone());
+    let shared = shared(&config, &deps, share, condition.clone());
+    let tables = workers_sharing(&config, &deps, &shared);
+    let work = async {
+        members.join().await;
+        let tables = tables.into_iter().map(|worker| keep_up(worker, config.every, &condition, &shutdown));
+        tokio::select! {
+            ended = try_join_all(tables) => ended.map(|_| ()),
+            () = members.keep_up() => Ok(()),
+        }
+    };
+    let ended = shutdown.run_until_cancelled(work).await.unwrap_or(Ok(()));
+    members.leave().await;
+    ended
+}
+
+/// One for every table: events and dead letters of each dataset. They work as if no other compactor was there.
 pub fn workers(config: &Config, deps: &Deps) -> Vec<Worker> {
+    let alone = watch::channel(Share::new(Uuid::new_v4(), [])).1;
+    workers_sharing(config, deps, &shared(config, deps, alone, Condition::default()))
+}
+
+fn shared(config: &Config, deps: &Deps, share: watch::Receiver<Share>, condition: Condition) -> Shared {
+    Shared { seats: Arc::new(Semaphore::new(config.jobs(deps.memory))), share, condition }
+}
+
+fn workers_sharing(config: &Config, deps: &Deps, shared: &Shared) -> Vec<Worker> {
+    let memory = ByteSize(deps.memory.as_u64() / config.jobs(deps.memory) as u64);
     let worker = |name: String, schema, sort_by| {
-        Worker::new(deps.lake.clone(), name, schema, sort_by, config.clone(), deps.memory)
+        Worker::new(deps.lake.clone(), name, schema, sort_by, config.clone(), memory, shared.clone())
     };
     let of_dataset = |dataset: &Dataset| {
         let dead_sort_by = DEAD_SORT_BY.map(str::to_owned).to_vec();
@@ -88,37 +119,39 @@ pub fn workers(config: &Config, deps: &Deps) -> Vec<Worker> {
     deps.datasets.iter().flat_map(of_dataset).collect()
 }
 
-/// A worker that is given a rest after failures.
-struct Scheduled {
-    worker: Worker,
-    failures: u32,
-    rests_until: Option<Instant>,
-}
-
-impl Scheduled {
-    fn new(worker: Worker) -> Scheduled {
-        Scheduled { worker, failures: 0, rests_until: None }
-    }
-
-    async fn turn(&mut self, every: Duration, shutdown: &CancellationToken) -> anyhow::Result<()> {
-        if self.rests_until.is_some_and(|until| Instant::now() < until) {
-            return Ok(());
-        }
-        match shutdown.run_until_cancelled(self.worker.turn(shutdown)).await {
-            None => {}
-            Some(Ok(turn)) => {
-                self.failures = 0;
-                debug!(table = self.worker.table(), ?turn, "turn done");
+/// Turn after turn on one table. After failures it rests for longer and longer, but not beyond the return of the store.
+async fn keep_up(
+    mut worker: Worker,
+    every: Duration,
+    condition: &Condition,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut returns = condition.returns();
+    let mut failures = 0;
+    loop {
+        returns.mark_unchanged();
+        let failed = match worker.turn(shutdown).await {
+            Ok(turn) => {
+                debug!(table = worker.table(), ?turn, "turn done");
+                if turn.unfinished {
+                    continue;
+                }
+                turn.to_retry > 0
             }
-            Some(Err(failure)) if failure.is_retryable() => {
-                let rest = every.saturating_mul(1 << self.failures.min(10)).min(LONGEST_BACKOFF);
-                self.failures += 1;
-                self.rests_until = Some(Instant::now() + rest);
-                let error = format!("{:#}", anyhow::Error::from(failure));
-                warn!(table = self.worker.table(), error, rest_seconds = rest.as_secs(), "compaction failed");
+            Err(failure) if failure.is_retryable() => {
+                condition.failed(worker.table(), format!("{:#}", anyhow::Error::from(failure)));
+                true
             }
-            Some(Err(failure)) => return Err(failure.into()),
+            Err(failure) => return Err(failure.into()),
+        };
+        if failed {
+            failures += 1;
+            // Ends early only if the store was away in the meantime and is back.
+            let _ = tokio::time::timeout(condition::rest(every, failures), returns.changed()).await;
+        } else {
+            failures = 0;
+            condition.succeeded(worker.table());
+            tokio::time::sleep(every).await;
         }
-        Ok(())
     }
 }

@@ -34,6 +34,7 @@ use lake::{DataFile, Table, range, sort};
 use parquet::errors::ParquetError;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How much memory a merge may take.
@@ -44,7 +45,7 @@ pub struct Budget {
 
 impl Budget {
     /// Less than what parts, pages and batches of a few files take cannot be kept.
-    const LEAST: u64 = 64 << 20;
+    pub(crate) const LEAST: u64 = 64 << 20;
 
     pub fn new(memory: ByteSize) -> Budget {
         Budget { bytes: memory.as_u64().max(Budget::LEAST) }
@@ -133,6 +134,8 @@ pub struct Merged {
     pub inputs: Vec<Arc<DataFile>>,
     pub rows_in: u64,
     pub duplicates: u64,
+    /// When the merge began.
+    pub(crate) began: Instant,
     pub(crate) hasher: RowHasher,
     /// Of the rows of the inputs less the duplicates.
     pub(crate) checksum: u64,
@@ -166,6 +169,7 @@ pub async fn merge(
     cancel: &CancellationToken,
 ) -> Result<Merged, MergeError> {
     let stopped = || MergeError::Stopped;
+    let began = Instant::now();
     let sort_by = existing(&settings.sort_by, table.schema());
     let order = sort::order(&sort_by);
     let opened = cancel.run_until_cancelled(open(table, job, settings, &order)).await.ok_or_else(stopped)??;
@@ -216,6 +220,7 @@ pub async fn merge(
         inputs: opened.files,
         rows_in: cursors.rows,
         duplicates: dropped.rows,
+        began,
         hasher,
         checksum: cursors.checksum.wrapping_sub(dropped.checksum),
     })

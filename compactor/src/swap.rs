@@ -4,6 +4,7 @@
 //! version first, as appenders do all the time, the new version is looked at and decided anew. Inputs that are gone mean
 //! that another compactor was faster: the merged files stay behind as orphans, and nothing is wrong.
 
+use crate::members::PROCESS;
 use crate::merge::Merged;
 use crate::view::View;
 use lake::{Change, DataFile, Outcome, Table, TableError, TableState};
@@ -76,7 +77,7 @@ fn decide(state: &TableState, inputs: &[Arc<DataFile>], outputs: &[DataFile]) ->
 }
 
 fn change(merged: &Merged) -> Change {
-    let facts: [(&str, Value); 7] = [
+    let facts: [(&str, Value); 9] = [
         ("date", merged.date.to_string().into()),
         ("filesIn", merged.inputs.len().into()),
         ("filesOut", merged.files.len().into()),
@@ -84,6 +85,8 @@ fn change(merged: &Merged) -> Change {
         ("duplicates", merged.duplicates.into()),
         ("bytesIn", merged.bytes_in().into()),
         ("bytesOut", merged.bytes_out().into()),
+        ("millis", (merged.began.elapsed().as_millis() as u64).into()),
+        ("by", PROCESS.as_str().into()),
     ];
     Change {
         operation: "OPTIMIZE",

@@ -1,27 +1,43 @@
-//! One table's turn: plan, merge, verify and swap every job, then sweep.
+//! One table's turn: plan, merge, verify and swap what is this compactor's to do, then sweep.
+//!
+//! Merges run side by side, each in a seat that all tables of the process share; swaps are made here, one after the other,
+//! so merges of one process never race each other. What is worth merging is decided anew as the table changes.
 //!
 //! A job that fails never stops the others. If its files are at fault they are set aside until the next start, so that
 //! one damaged file does not keep its date from being merged; they stay in the table, and readers see the same error.
 
+use crate::condition::Condition;
 use crate::config::Config;
 use crate::merge::{Budget, MergeError, Merged, Settings};
 use crate::plan::{self, MergeJob};
+use crate::queue::Queue;
+use crate::share::{Share, Work};
 use crate::swap::{Swapped, swap};
 use crate::view::View;
 use crate::{merge, metrics, sweep, verify};
 use bytesize::ByteSize;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use lake::schema::TableSchema;
 use lake::table::now_ms;
-use lake::{Lake, Table, TableError};
-use std::collections::HashSet;
+use lake::{DataFile, Lake, Table, TableError};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 /// Orphans are looked for this often: it takes a listing of the whole table.
 const LIST_EVERY: Duration = Duration::from_secs(3600);
+
+/// A turn that has more to do begins no merges after this time: the table is swept, and the next turn goes on.
+const LONGEST_TURN: Duration = Duration::from_secs(600);
+
+/// After so many merges in a row that the store has failed, the rest is left to the next turn.
+const PATIENCE: usize = 3;
 
 /// Works on one table.
 #[derive(Debug)]
@@ -30,12 +46,23 @@ pub struct Worker {
     name: String,
     schema: TableSchema,
     config: Config,
+    /// Of one merge.
     budget: ByteSize,
     settings: Settings,
+    shared: Shared,
     /// None until the table exists.
     known: Option<(Table, View)>,
     set_aside: HashSet<String>,
     listed_at: Option<Instant>,
+}
+
+/// What the workers of a process have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    /// Of merges under way. Whoever waits longest gets the next, so tables take turns.
+    pub(crate) seats: Arc<Semaphore>,
+    pub(crate) share: watch::Receiver<Share>,
+    pub(crate) condition: Condition,
 }
 
 /// What a turn did.
@@ -47,18 +74,43 @@ pub struct Turn {
     pub lost: usize,
     /// Merges that failed.
     pub failed: usize,
+    /// Those of them that may succeed in the next turn.
+    pub to_retry: usize,
     /// Files deleted.
     pub deleted: usize,
+    /// More is worth merging than there was time for.
+    pub unfinished: bool,
+}
+
+/// A merge that was begun, until it can be swapped.
+type UnderWay = BoxFuture<'static, Ended>;
+
+/// A merge that has ended.
+pub(crate) struct Ended {
+    pub(crate) job: MergeJob,
+    took: Duration,
+    result: Result<Merged, MergeError>,
+}
+
+/// What has become of a merge.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    Committed(Merged),
+    Lost,
+    Stopped,
+    Failed { is_retryable: bool },
 }
 
 impl Worker {
-    pub fn new(
+    /// `memory` is that of one merge.
+    pub(crate) fn new(
         lake: Lake,
         name: String,
         schema: TableSchema,
         sort_by: Vec<String>,
         config: Config,
         memory: ByteSize,
+        shared: Shared,
     ) -> Worker {
         let settings = Settings {
             sort_by,
@@ -73,6 +125,7 @@ impl Worker {
             config,
             budget: memory,
             settings,
+            shared,
             known: None,
             set_aside: HashSet::new(),
             listed_at: None,
@@ -92,7 +145,8 @@ impl Worker {
         turn
     }
 
-    async fn open(&mut self) -> Result<Option<(Table, View)>, TableError> {
+    /// The table as it is now; `None` if there is none.
+    pub(crate) async fn open(&mut self) -> Result<Option<(Table, View)>, TableError> {
         if let Some((table, mut view)) = self.known.take() {
             view.refresh(&table).await?;
             return Ok(Some((table, view)));
@@ -105,62 +159,121 @@ impl Worker {
     }
 
     async fn work(&mut self, table: &Table, view: &mut View, shutdown: &CancellationToken) -> Result<Turn, TableError> {
-        let mut turn = Turn::default();
-        let files: Vec<_> =
-            view.state.files().values().filter(|file| !self.set_aside.contains(&file.path)).map(Arc::clone).collect();
-        for job in plan::plan(&files, now_ms(), &self.config.policy(self.budget)) {
-            if shutdown.is_cancelled() {
-                return Ok(turn);
+        let (mut turn, mut queue) = (Turn::default(), Queue::default());
+        let mut under_way: FuturesUnordered<UnderWay> = FuturesUnordered::new();
+        let mut failed_in_a_row = 0;
+        let (started, mut looked_at) = (Instant::now(), None::<Instant>);
+        loop {
+            let goes_on = !shutdown.is_cancelled() && failed_in_a_row < PATIENCE && started.elapsed() < LONGEST_TURN;
+            if goes_on && (queue.is_empty() || looked_at.is_none_or(|at| at.elapsed() >= self.config.every)) {
+                looked_at = Some(Instant::now());
+                self.look(view, &mut queue);
             }
-            view.refresh(table).await?;
-            if !job.inputs.iter().all(|input| view.state.files().contains_key(&input.path)) {
-                // Another compactor is working on this date too.
-                continue;
+            let has_next = goes_on && !queue.is_empty();
+            if !has_next && under_way.is_empty() {
+                break;
             }
-            // The columns of the very version at which the inputs are live: no input has one that the output lacks.
-            let table = &table.at(&view.state)?;
-            let started = Instant::now();
-            match self.run_job(table, &job, shutdown).await {
-                Ok(merged) => match swap(table, view, &merged).await? {
-                    Swapped::Committed => {
-                        turn.merges += 1;
-                        self.committed(table, view, &merged, started.elapsed()).await;
+            tokio::select! {
+                biased;
+                Some(ended) = under_way.next() => {
+                    let date = ended.job.date;
+                    queue.ended(date);
+                    match self.settle(table, view, ended).await? {
+                        Settled::Committed(_) => (turn.merges, failed_in_a_row) = (turn.merges + 1, 0),
+                        Settled::Lost => (turn.lost, failed_in_a_row) = (turn.lost + 1, 0),
+                        Settled::Stopped => {}
+                        Settled::Failed { is_retryable } => {
+                            turn.failed += 1;
+                            turn.to_retry += usize::from(is_retryable);
+                            failed_in_a_row = if is_retryable { failed_in_a_row + 1 } else { 0 };
+                            queue.rest(date);
+                        }
                     }
-                    Swapped::Lost => {
-                        turn.lost += 1;
-                        metrics::race_lost(&self.name);
-                        info!(table = self.name, date = %job.date, files = merged.paths(), "race lost");
+                }
+                seat = Arc::clone(&self.shared.seats).acquire_owned(), if has_next => {
+                    view.refresh(table).await?;
+                    if let Some(job) = queue.next() {
+                        match is_live(&job, view) {
+                            true => under_way.push(self.begin(table.at(&view.state)?, job, seat.ok(), shutdown)),
+                            // Another compactor is working on this date too.
+                            false => queue.ended(job.date),
+                        }
                     }
-                },
-                Err(MergeError::Stopped) => return Ok(turn),
-                Err(failure) => {
-                    turn.failed += 1;
-                    self.job_failed(&job, failure);
                 }
             }
         }
-        turn.deleted = self.sweep(table, view).await?;
+        turn.unfinished = !queue.is_empty() && failed_in_a_row < PATIENCE;
+        if !shutdown.is_cancelled() && failed_in_a_row < PATIENCE && self.has(Work::Sweep { table: &self.name }) {
+            turn.deleted = self.sweep(table, view).await?;
+        }
         Ok(turn)
     }
 
-    /// Merges on a thread of its own, for a merge computes for seconds and others wait for this one.
-    async fn run_job(&self, table: &Table, job: &MergeJob, shutdown: &CancellationToken) -> Result<Merged, MergeError> {
-        let cancel = shutdown.child_token();
-        // If this future is dropped, the thread ends soon after.
-        let _stop = cancel.clone().drop_guard();
-        let (table, job, settings) = (table.clone(), job.clone(), self.settings.clone());
-        let runtime = Handle::current();
-        let work = move || {
-            runtime.block_on(async {
-                let merged = merge::merge(&table, &job, &settings, &cancel).await?;
-                metrics::file_merged(&merged);
-                let verified = cancel.run_until_cancelled(verify::verify(&table, &merged)).await;
-                verified.ok_or(MergeError::Stopped).flatten().map(|()| merged)
-            })
-        };
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|failure| {
-            Err(MergeError::Temporary(std::io::Error::other(format!("the merge ended early: {failure}"))))
-        })
+    /// Plans the table, tells of the plan, and takes of it what is this compactor's.
+    fn look(&self, view: &View, queue: &mut Queue) {
+        let jobs = self.plan(view, |_| true);
+        let share = self.shared.share.borrow().clone();
+        let is_mine = |date| share.has(Work::Merge { table: &self.name, date });
+        let dates: BTreeSet<_> = view.state.files().values().map(|file| file.date).collect();
+        metrics::windows_owned(&self.name, dates.into_iter().filter(|date| is_mine(*date)).count());
+        queue.fill(jobs.into_iter().filter(|job| is_mine(job.date)));
+    }
+
+    /// What is worth merging of the `wanted` files, whosever it is.
+    pub(crate) fn plan(&self, view: &View, wanted: impl Fn(&DataFile) -> bool) -> Vec<MergeJob> {
+        let usable = |file: &&Arc<DataFile>| !self.set_aside.contains(&file.path) && wanted(file);
+        let files: Vec<_> = view.state.files().values().filter(usable).map(Arc::clone).collect();
+        let (policy, now_ms) = (self.config.policy(self.budget), now_ms());
+        let jobs = plan::plan(&files, now_ms, &policy);
+        metrics::table_planned(&self.name, &files, &jobs, &policy, now_ms);
+        jobs
+    }
+
+    fn has(&self, work: Work<'_>) -> bool {
+        self.shared.share.borrow().has(work)
+    }
+
+    /// Begins a merge, in the columns of the very version at which its inputs are live: no input has one that the output
+    /// lacks. It ends soon after it is dropped, or after `shutdown`.
+    pub(crate) fn begin(
+        &self,
+        table: Table,
+        job: MergeJob,
+        seat: Option<OwnedSemaphorePermit>,
+        shutdown: &CancellationToken,
+    ) -> UnderWay {
+        let (settings, cancel) = (self.settings.clone(), shutdown.child_token());
+        async move {
+            let (started, _running, _seat) = (Instant::now(), metrics::Running::begin(), seat);
+            let _stop = cancel.clone().drop_guard();
+            let result = merge_and_verify(table, job.clone(), settings, cancel).await;
+            Ended { job, took: started.elapsed(), result }
+        }
+        .boxed()
+    }
+
+    /// Swaps what a merge has made, or says why it has not.
+    pub(crate) async fn settle(&mut self, table: &Table, view: &mut View, ended: Ended) -> Result<Settled, TableError> {
+        let Ended { job, took, result } = ended;
+        match result {
+            Ok(merged) => match swap(table, view, &merged).await? {
+                Swapped::Committed => {
+                    self.committed(table, view, &merged, took).await;
+                    Ok(Settled::Committed(merged))
+                }
+                Swapped::Lost => {
+                    metrics::race_lost(&self.name);
+                    info!(table = self.name, date = %job.date, files = merged.paths(), "race lost");
+                    Ok(Settled::Lost)
+                }
+            },
+            Err(MergeError::Stopped) => Ok(Settled::Stopped),
+            Err(failure) => {
+                let is_retryable = failure.is_retryable();
+                self.job_failed(&job, failure);
+                Ok(Settled::Failed { is_retryable })
+            }
+        }
     }
 
     async fn committed(&self, table: &Table, view: &View, merged: &Merged, took: Duration) {
@@ -183,25 +296,22 @@ impl Worker {
 
     fn job_failed(&mut self, job: &MergeJob, failure: MergeError) {
         metrics::job_failed(&self.name);
-        let is_retryable = failure.is_retryable();
+        if failure.is_retryable() {
+            let error = format!("merge of {}: {:#}", job.date, anyhow::Error::from(failure));
+            self.shared.condition.failed(&self.name, error);
+            return;
+        }
         match &failure {
             MergeError::Unsorted { path } => {
                 self.settings.distrusted.insert(path.clone());
             }
-            MergeError::Read { path, .. } | MergeError::Column { path, .. } | MergeError::Unknown { path, .. }
-                if !is_retryable =>
-            {
+            MergeError::Read { path, .. } | MergeError::Column { path, .. } | MergeError::Unknown { path, .. } => {
                 self.set_aside.insert(path.clone());
             }
-            _ if !is_retryable => self.set_aside.extend(job.inputs.iter().map(|input| input.path.clone())),
-            _ => {}
+            _ => self.set_aside.extend(job.inputs.iter().map(|input| input.path.clone())),
         }
         let error = format!("{:#}", anyhow::Error::from(failure));
-        if is_retryable {
-            warn!(table = self.name, date = %job.date, error, "merge failed, will be tried again");
-        } else {
-            error!(table = self.name, date = %job.date, error, "merge failed, its files stay as they are");
-        }
+        error!(table = self.name, date = %job.date, error, "merge failed, its files stay as they are");
     }
 
     async fn sweep(&mut self, table: &Table, view: &mut View) -> Result<usize, TableError> {
@@ -215,4 +325,29 @@ impl Worker {
         }
         Ok(deleted)
     }
+}
+
+pub(crate) fn is_live(job: &MergeJob, view: &View) -> bool {
+    job.inputs.iter().all(|input| view.state.files().contains_key(&input.path))
+}
+
+/// Merges on a thread of its own, for a merge computes for seconds and others wait for this one.
+async fn merge_and_verify(
+    table: Table,
+    job: MergeJob,
+    settings: Settings,
+    cancel: CancellationToken,
+) -> Result<Merged, MergeError> {
+    let runtime = Handle::current();
+    let work = move || {
+        runtime.block_on(async {
+            let merged = merge::merge(&table, &job, &settings, &cancel).await?;
+            metrics::file_merged(&merged);
+            let verified = cancel.run_until_cancelled(verify::verify(&table, &merged)).await;
+            verified.ok_or(MergeError::Stopped).flatten().map(|()| merged)
+        })
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|failure| {
+        Err(MergeError::Temporary(std::io::Error::other(format!("the merge ended early: {failure}"))))
+    })
 }

@@ -1,0 +1,202 @@
+//! `lakehose history`: what was done to a table, version by version, from the table's own log.
+
+use crate::args;
+use crate::config::Config;
+use crate::dead::print;
+use crate::tables;
+use anyhow::Context;
+use chrono::{DateTime, SecondsFormat};
+use futures::StreamExt;
+use indicatif::{HumanBytes, HumanCount};
+use lake::actions::{Action, CommitInfo};
+use lake::file::FileStats;
+use lake::state::Keep;
+use lake::table::Table;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io::{self, BufWriter, Write};
+
+/// Commits are read so many at a time.
+const READING: usize = 16;
+
+/// Prints the latest versions, the newest first, as far back as the log goes.
+pub async fn run(args: &args::History, config: &Config) -> anyhow::Result<()> {
+    let lake = tables::open_existing_lake(config).await?;
+    let table = tables::open_table(config, &lake, &args.dataset).await?;
+    let state = table.load(Keep::Txns, &[]).await.with_context(|| format!("cannot read {}", args.dataset))?;
+    let (entries, is_cut) = read(&table, state.version, args.limit).await?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    print::to_stdout(show(&entries, is_cut, args.json, &mut out))
+}
+
+/// The versions from `latest` down, and whether older ones are gone from the log.
+async fn read(table: &Table, latest: u64, limit: usize) -> anyhow::Result<(Vec<Entry>, bool)> {
+    let commits = futures::stream::iter((0..=latest).rev().take(limit))
+        .map(|version| async move { (version, table.read_commit(version).await) });
+    let mut commits = std::pin::pin!(commits.buffered(READING));
+    let mut entries = Vec::new();
+    while let Some((version, actions)) = commits.next().await {
+        match actions.with_context(|| format!("cannot read version {version}"))? {
+            Some(actions) => entries.push(Entry::new(version, &actions)),
+            None => return Ok((entries, true)),
+        }
+    }
+    Ok((entries, false))
+}
+
+/// One version.
+#[derive(Debug, Default)]
+struct Entry {
+    version: u64,
+    info: CommitInfo,
+    dates: BTreeSet<String>,
+    added: Files,
+    removed: Files,
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    files: u64,
+    bytes: u64,
+    /// The log does not say it of files that were removed.
+    rows: u64,
+}
+
+impl Entry {
+    fn new(version: u64, actions: &[Action]) -> Entry {
+        let mut entry = Entry { version, ..Entry::default() };
+        let date = |values: &std::collections::BTreeMap<String, Option<String>>| values.get("date").cloned().flatten();
+        for action in actions {
+            if let Some(info) = &action.commit_info {
+                entry.info = info.clone();
+            }
+            if let Some(add) = &action.add {
+                let stats = add.stats.as_deref().and_then(|stats| serde_json::from_str::<FileStats>(stats).ok());
+                entry.added.files += 1;
+                entry.added.bytes += add.size;
+                entry.added.rows += stats.map_or(0, |stats| stats.rows);
+                entry.dates.extend(date(&add.partition_values));
+            }
+            if let Some(remove) = &action.remove {
+                entry.removed.files += 1;
+                entry.removed.bytes += remove.size.unwrap_or_default();
+                entry.dates.extend(remove.partition_values.as_ref().and_then(date));
+            }
+        }
+        entry
+    }
+
+    fn time(&self) -> String {
+        let time = DateTime::from_timestamp_millis(self.info.timestamp).unwrap_or_default();
+        time.to_rfc3339_opts(SecondsFormat::Millis, true)
+    }
+
+    /// What was done, in a word; Delta's own names are for programs.
+    fn word(&self) -> String {
+        match self.info.operation.as_str() {
+            "STREAMING UPDATE" => "append".to_owned(),
+            "OPTIMIZE" => "merge".to_owned(),
+            "CREATE TABLE" => "create".to_owned(),
+            "WRITE" if self.info.operation_parameters.contains_key("columns") => "columns".to_owned(),
+            "" => "unknown".to_owned(),
+            other => other.to_lowercase().escape_debug().to_string(),
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let Entry { version, info, dates, added, removed } = self;
+        json!({
+            "version": version, "time": self.time(), "operation": self.word(), "delta_operation": info.operation,
+            "engine": info.engine_info, "dates": dates, "parameters": info.operation_parameters,
+            "added": {"files": added.files, "rows": added.rows, "bytes": added.bytes},
+            "removed": {"files": removed.files, "bytes": removed.bytes},
+        })
+    }
+
+    /// The facts, for people: the files first, then whatever else the commit says of itself.
+    fn facts(&self) -> String {
+        let Entry { dates, added, removed, .. } = self;
+        let mut facts = Vec::new();
+        match dates.len() {
+            0 => {}
+            1..=2 => facts.push(Vec::from_iter(dates.iter().map(String::as_str)).join(" ")),
+            more => facts.push(format!("{more} dates")),
+        }
+        let files = |files: &Files| format!("{} files of {}", HumanCount(files.files), HumanBytes(files.bytes));
+        match (removed.files, added.files) {
+            (0, 0) => {}
+            (_, 0) => facts.push(format!("without {}", files(removed))),
+            (0, _) => facts.push(format!("{}, {} rows", files(added), HumanCount(added.rows))),
+            _ => facts.push(format!("{} -> {}, {} rows", files(removed), files(added), HumanCount(added.rows))),
+        }
+        // Told already, or better so.
+        let told = ["date", "filesIn", "filesOut", "rows", "bytesIn", "bytesOut"];
+        for (name, value) in &self.info.operation_parameters {
+            match (name.as_str(), value) {
+                (name, _) if told.contains(&name) => {}
+                ("duplicates", Value::Number(count)) if count.as_u64() == Some(0) => {}
+                ("millis", Value::Number(millis)) => {
+                    facts.push(format!("{:.1} s", millis.as_f64().unwrap_or_default() / 1e3));
+                }
+                ("by", Value::String(by)) => facts.push(format!("by {}", by.escape_debug())),
+                (name, Value::String(text)) => facts.push(format!("{}: {}", name.escape_debug(), text.escape_debug())),
+                (name, value) => facts.push(format!("{}: {value}", name.escape_debug())),
+            }
+        }
+        facts.join(", ")
+    }
+}
+
+fn show(entries: &[Entry], is_cut: bool, as_json: bool, out: &mut impl Write) -> io::Result<()> {
+    if as_json {
+        entries.iter().try_for_each(|entry| writeln!(out, "{}", entry.to_json()))?;
+        return out.flush();
+    }
+    writeln!(out, "{:>8}  {:<24}  {:<8}  {:<16}  facts", "version", "time", "what", "engine")?;
+    for entry in entries {
+        let (version, time, word) = (entry.version, entry.time(), entry.word());
+        let engine = entry.info.engine_info.escape_debug().to_string();
+        writeln!(out, "{version:>8}  {time:<24}  {word:<8}  {engine:<16}  {}", entry.facts())?;
+    }
+    if is_cut {
+        writeln!(out, "older versions are gone from the table's log")?;
+    }
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(lines: &str) -> Entry {
+        Entry::new(7, &lake::actions::from_lines(lines.as_bytes()).unwrap())
+    }
+
+    const MERGE: &str = r#"{"commitInfo":{"timestamp":1000,"operation":"OPTIMIZE","engineInfo":"lakehose/1","operationParameters":{"date":"2026-11-22","filesIn":2,"duplicates":3,"millis":1234,"by":"host/7"}}}
+{"remove":{"path":"a","dataChange":false,"size":1000,"partitionValues":{"date":"2026-11-22"}}}
+{"remove":{"path":"b","dataChange":false,"size":1048,"partitionValues":{"date":"2026-11-22"}}}
+{"add":{"path":"c","partitionValues":{"date":"2026-11-22"},"size":1024,"modificationTime":0,"dataChange":false,"stats":"{\"numRecords\":5000}"}}"#;
+
+    #[test]
+    fn a_merge_is_told_in_words() {
+        let entry = entry(MERGE);
+        assert_eq!((entry.word().as_str(), entry.time().as_str()), ("merge", "1970-01-01T00:00:01.000Z"));
+        let facts = "2026-11-22, 2 files of 2.00 KiB -> 1 files of 1.00 KiB, 5,000 rows, by host/7, duplicates: 3, 1.2 s";
+        assert_eq!(entry.facts(), facts);
+    }
+
+    #[test]
+    fn a_commit_of_a_stranger_moves_no_cursor() {
+        let lines = "{\"commitInfo\":{\"operation\":\"\\u001b[2JX\",\"operationParameters\":{\"p\":\"\\u0007\"}}}";
+        let entry = entry(lines);
+        assert_eq!((entry.word(), entry.facts()), ("\\u{1b}[2jx".to_owned(), "p: \\u{7}".to_owned()));
+        assert_eq!(Entry::new(0, &[]).word(), "unknown");
+    }
+
+    #[test]
+    fn json_has_what_the_commit_says() {
+        let json = entry(MERGE).to_json();
+        assert_eq!(json["parameters"]["millis"], 1234);
+        assert_eq!((&json["removed"]["bytes"], &json["added"]["rows"]), (&json!(2048), &json!(5000)));
+    }
+}
