@@ -27,6 +27,7 @@ pub mod verify;
 pub mod view;
 pub mod swap;
 pub mod sweep;
+pub mod delete;
 pub mod worker;
 pub mod metrics;
 
