@@ -79,9 +79,22 @@ impl Input {
 
     /// Starts reading, from the first row. `columns` are those wanted, which the file may lack.
     pub(crate) fn rows_of(&self, columns: SchemaRef) -> Result<Batches, MergeError> {
+        self.rows_by(self.builder(), columns)
+    }
+
+    /// What reads it, for those who choose its row groups.
+    pub(crate) fn builder(&self) -> ParquetRecordBatchStreamBuilder<FileReader> {
+        ParquetRecordBatchStreamBuilder::new_with_metadata(self.reader.clone(), self.metadata.clone())
+    }
+
+    /// Starts reading as the builder says.
+    pub(crate) fn rows_by(
+        &self,
+        builder: ParquetRecordBatchStreamBuilder<FileReader>,
+        columns: SchemaRef,
+    ) -> Result<Batches, MergeError> {
         let failed = |source| MergeError::Read { path: self.path.clone(), source };
         let names = columns.fields().iter().map(|field| field.name().as_str());
-        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.reader.clone(), self.metadata.clone());
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
         let row_bytes = self.row_bytes() / self.rows().max(1);
         let batch_rows = (BATCH_BYTES / row_bytes.max(1)).clamp(16, 8_192) as usize;

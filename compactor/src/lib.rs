@@ -28,6 +28,7 @@ pub mod verify;
 pub mod view;
 pub mod swap;
 pub mod sweep;
+pub mod delete;
 pub mod share;
 pub mod condition;
 mod members;

@@ -56,6 +56,11 @@ impl Budget {
         self.bytes / 2 / duplicates::ROW_BYTES
     }
 
+    /// All of it.
+    pub(crate) fn bytes(self) -> u64 {
+        self.bytes
+    }
+
     fn inputs(self) -> u64 {
         self.bytes / 2
     }

@@ -1,0 +1,402 @@
+//! The deletion as a whole: looks at every file that may hold rows that are meant, and replaces those that do in one
+//! commit.
+//!
+//! Others go on meanwhile. Each attempt looks at the files that came since the one before, and keeps what it knows of the
+//! others, so beside appenders it soon has only the latest file to read. A file that a compactor merged away after it was
+//! rewritten makes that work void: the rewritten file stays an orphan, and the merged one is looked at.
+
+use super::predicate::Predicate;
+use super::prune;
+use super::rewrite::{self, Rewritten};
+use crate::merge::{Budget, MergeError};
+use futures::{StreamExt, TryStreamExt};
+use lake::{Change, DataFile, Keep, Outcome, Table, TableError, TableState};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+/// Attempts at a store that fails.
+const ATTEMPTS: u32 = 6;
+
+/// How often others may replace files under a deletion before it gives up.
+const ROUNDS: u32 = 50;
+
+/// Files that are looked at side by side, as far as the memory allows.
+const FILES: usize = 8;
+
+/// Name of the fact in a commit by which a deletion knows its own.
+const DELETION: &str = "deletion";
+
+/// Why rows were not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    #[error(transparent)]
+    Table(#[from] TableError),
+    #[error(transparent)]
+    File(#[from] MergeError),
+    #[error("{path} does not fit into the memory of the compactor: raise [memory] compactor")]
+    TooLarge { path: String },
+    #[error("{path}, written without the rows, differs from {old}: {difference}")]
+    Different { path: String, old: String, difference: String },
+    #[error(
+        "compactors replaced files under the deletion {rounds} times: run it again, or while they are stopped; nothing was \
+         deleted"
+    )]
+    Outrun { rounds: u32 },
+    #[error("the store failed at the commit, and whether that happened is not known: run it again")]
+    Open { source: Box<DeleteError> },
+}
+
+impl DeleteError {
+    /// Whether the same may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            DeleteError::Table(error) => error.is_retryable(),
+            DeleteError::File(error) => error.is_retryable(),
+            DeleteError::Open { .. } | DeleteError::Outrun { .. } => true,
+            DeleteError::TooLarge { .. } | DeleteError::Different { .. } => false,
+        }
+    }
+
+    /// Whether rows may have been deleted in spite of the error.
+    pub fn is_open(&self) -> bool {
+        matches!(self, DeleteError::Open { .. })
+    }
+}
+
+/// What is there to delete.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The version that was looked at.
+    pub version: u64,
+    pub rows: u64,
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+    /// Rows by date.
+    pub dates: BTreeMap<chrono::NaiveDate, u64>,
+}
+
+/// What was deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// The version of the table that the commit made; if there was nothing to delete, the one that was looked at.
+    pub version: u64,
+    pub rows: u64,
+    /// Rows by date.
+    pub dates: BTreeMap<chrono::NaiveDate, u64>,
+    /// Files that left the table, and bytes of them.
+    pub files_in: u64,
+    pub bytes_in: u64,
+    /// Files that took their place.
+    pub files_out: u64,
+    pub bytes_out: u64,
+    /// Files that were rewritten in vain, because others replaced their originals first.
+    pub files_lost: u64,
+}
+
+/// How far a deletion has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Files that may hold rows that are meant, as of now.
+    pub files: u64,
+    /// Those that were looked at.
+    pub done: u64,
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone)]
+enum Fate {
+    /// None of its rows is meant.
+    Clean,
+    Holds {
+        rows: u64,
+    },
+    Rewritten(Rewritten),
+}
+
+/// Whether rows are only counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Count,
+    Rewrite,
+}
+
+/// A commit whose outcome is not known yet.
+#[derive(Debug)]
+struct Attempt {
+    id: Value,
+    deleted: Deleted,
+}
+
+/// Deletes the rows of a table that are meant.
+#[derive(Debug)]
+pub struct Deletion {
+    table: Table,
+    predicate: Arc<Predicate>,
+    budget: Budget,
+    state: TableState,
+    /// By path.
+    known: HashMap<String, Fate>,
+    /// Rewritten files whose originals others replaced.
+    lost: HashSet<String>,
+    rounds_lost: u32,
+    attempts: Vec<Attempt>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Deletion {
+    /// Reads the latest version of the table.
+    pub async fn new(table: Table, predicate: Predicate, budget: Budget) -> Result<Deletion, DeleteError> {
+        let state = table.load(Keep::Files, &[]).await?;
+        Ok(Deletion {
+            table,
+            predicate: Arc::new(predicate),
+            budget,
+            state,
+            known: HashMap::new(),
+            lost: HashSet::new(),
+            rounds_lost: 0,
+            attempts: Vec::new(),
+            progress: watch::Sender::default(),
+        })
+    }
+
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Counts the rows that are meant in the latest version. Changes nothing.
+    pub async fn find(&mut self) -> Result<Found, DeleteError> {
+        let mut failures = 0;
+        loop {
+            let found = async {
+                self.table.refresh(&mut self.state).await?;
+                self.look(Depth::Count).await
+            };
+            match found.await {
+                Ok(()) => return Ok(self.found()),
+                Err(error) => self.rest(error, &mut failures).await?,
+            }
+        }
+    }
+
+    /// Deletes the rows that are meant, in one commit or not at all.
+    pub async fn run(&mut self) -> Result<Deleted, DeleteError> {
+        let mut failures = 0;
+        loop {
+            match self.attempt().await {
+                Ok(Some(deleted)) => return Ok(deleted),
+                Ok(None) => failures = 0,
+                Err(error) => self.rest(error, &mut failures).await?,
+            }
+        }
+    }
+
+    /// Waits before the next attempt, if there may be one.
+    async fn rest(&self, error: DeleteError, failures: &mut u32) -> Result<(), DeleteError> {
+        *failures += 1;
+        let is_final = matches!(error, DeleteError::Outrun { .. });
+        if error.is_retryable() && *failures < ATTEMPTS && !is_final {
+            tokio::time::sleep(Duration::from_millis(50 << *failures)).await;
+            return Ok(());
+        }
+        match self.attempts.is_empty() {
+            true => Err(error),
+            false => Err(DeleteError::Open { source: Box::new(error) }),
+        }
+    }
+
+    /// Looks until nothing is unknown, and commits once; `None` if somebody else made that version.
+    async fn attempt(&mut self) -> Result<Option<Deleted>, DeleteError> {
+        loop {
+            self.table.refresh(&mut self.state).await?;
+            if let Some(deleted) = self.committed_before().await? {
+                return Ok(Some(deleted));
+            }
+            self.count_lost()?;
+            if self.unknown(Depth::Rewrite).is_empty() {
+                break;
+            }
+            self.look(Depth::Rewrite).await?;
+        }
+        let (change, mut attempt) = self.change();
+        if change.removes.is_empty() {
+            return Ok(Some(attempt.deleted));
+        }
+        attempt.deleted.version = self.state.version + 1;
+        let deleted = attempt.deleted.clone();
+        // Until it is known what became of it, it may have happened.
+        self.attempts.push(attempt);
+        match self.table.commit(&mut self.state, &change).await? {
+            Outcome::Committed => {
+                self.committed(&deleted).await;
+                Ok(Some(deleted))
+            }
+            Outcome::Conflict => {
+                self.attempts.pop();
+                Ok(None)
+            }
+        }
+    }
+
+    /// An earlier attempt, whose answer was lost, may have made one of the versions since.
+    async fn committed_before(&mut self) -> Result<Option<Deleted>, DeleteError> {
+        // One of a later version may still arrive; then the next commit finds its place taken.
+        while let Some(attempt) = self.attempts.first().filter(|first| first.deleted.version <= self.state.version) {
+            let actions = self.table.read_commit(attempt.deleted.version).await?.unwrap_or_default();
+            let attempt = self.attempts.remove(0);
+            let mut infos = actions.iter().filter_map(|action| action.commit_info.as_ref());
+            if infos.any(|info| info.operation_parameters.get(DELETION) == Some(&attempt.id)) {
+                self.committed(&attempt.deleted).await;
+                return Ok(Some(attempt.deleted));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Live files of which too little is known.
+    fn unknown(&self, depth: Depth) -> Vec<Arc<DataFile>> {
+        let is_unknown = |file: &DataFile| match self.known.get(&file.path) {
+            None => prune::may_hold(&self.predicate, file),
+            Some(Fate::Holds { .. }) => depth == Depth::Rewrite,
+            Some(_) => false,
+        };
+        self.state.files().values().filter(|file| is_unknown(file)).map(Arc::clone).collect()
+    }
+
+    /// Looks at these files, side by side.
+    async fn look(&mut self, depth: Depth) -> Result<(), DeleteError> {
+        let files = self.unknown(depth);
+        self.progress.send_modify(|progress| progress.files += files.len() as u64);
+        // With its own columns as they are now: no file has one that its successor lacks.
+        let table = self.table.at(&self.state)?;
+        let (predicate, budget) = (Arc::clone(&self.predicate), self.budget);
+        let memory = Semaphore::new(kib(budget.bytes()) as usize);
+        let (table, predicate, memory) = (&table, predicate.as_ref(), &memory);
+        let mut looking = futures::stream::iter(files)
+            .map(|file| async move {
+                let fate = look_at(table, predicate, &file, depth, budget, memory).await?;
+                Ok::<_, DeleteError>((file, fate))
+            })
+            .buffer_unordered(FILES);
+        while let Some((file, fate)) = looking.try_next().await? {
+            if let Fate::Rewritten(Rewritten { successor: Some(successor), .. }) = &fate {
+                // It was read back.
+                self.known.insert(successor.path.clone(), Fate::Clean);
+            }
+            self.known.insert(file.path.clone(), fate);
+            self.progress.send_modify(|progress| progress.done += 1);
+        }
+        Ok(())
+    }
+
+    /// Takes note of files that were rewritten in vain.
+    fn count_lost(&mut self) -> Result<(), DeleteError> {
+        let rewritten = self.known.iter().filter(|(_, fate)| matches!(fate, Fate::Rewritten(_)));
+        let gone = rewritten.filter(|(path, _)| !self.state.files().contains_key(*path)).map(|(path, _)| path.clone());
+        let before = self.lost.len();
+        self.lost.extend(gone);
+        if self.lost.len() == before {
+            return Ok(());
+        }
+        self.rounds_lost += 1;
+        info!(table = self.table.name(), round = self.rounds_lost, files = self.lost.len() - before, "races lost");
+        match self.rounds_lost {
+            ..ROUNDS => Ok(()),
+            rounds => Err(DeleteError::Outrun { rounds }),
+        }
+    }
+
+    fn found(&self) -> Found {
+        let mut found = Found { version: self.state.version, ..Found::default() };
+        for (file, fate) in self.live() {
+            let Fate::Holds { rows } = fate else { continue };
+            found.rows += rows;
+            found.files += 1;
+            found.bytes += file.size;
+            *found.dates.entry(file.date).or_default() += rows;
+        }
+        found
+    }
+
+    /// What is known of the live files, those that were looked at.
+    fn live(&self) -> impl Iterator<Item = (&Arc<DataFile>, &Fate)> {
+        self.state.files().values().filter_map(|file| Some((file, self.known.get(&file.path)?)))
+    }
+
+    fn change(&self) -> (Change, Attempt) {
+        let mut deleted = Deleted { version: self.state.version, ..Deleted::default() };
+        deleted.files_lost = self.lost.len() as u64;
+        let (mut removes, mut adds) = (Vec::new(), Vec::new());
+        for (file, fate) in self.live() {
+            let Fate::Rewritten(Rewritten { successor, deleted: rows }) = fate else { continue };
+            deleted.rows += rows;
+            *deleted.dates.entry(file.date).or_default() += rows;
+            deleted.bytes_in += file.size;
+            removes.push(DataFile::clone(file));
+            if let Some(successor) = successor {
+                deleted.bytes_out += successor.size;
+                adds.push(successor.clone());
+            }
+        }
+        (deleted.files_in, deleted.files_out) = (removes.len() as u64, adds.len() as u64);
+        let id = Value::from(Uuid::new_v4().to_string());
+        let facts: [(&str, Value); 7] = [
+            ("predicate", self.predicate.written().into()),
+            ("filesIn", deleted.files_in.into()),
+            ("filesOut", deleted.files_out.into()),
+            ("rowsDeleted", deleted.rows.into()),
+            ("bytesIn", deleted.bytes_in.into()),
+            ("bytesOut", deleted.bytes_out.into()),
+            (DELETION, id.clone()),
+        ];
+        let parameters = facts.map(|(name, value)| (name.to_owned(), value)).into();
+        let change = Change { operation: "DELETE", parameters, adds, removes, data_change: true, ..Change::default() };
+        (change, Attempt { id, deleted })
+    }
+
+    async fn committed(&self, deleted: &Deleted) {
+        info!(
+            table = self.table.name(),
+            version = deleted.version,
+            rows = deleted.rows,
+            files_in = deleted.files_in,
+            files_out = deleted.files_out,
+            "rows deleted"
+        );
+        if let Err(failure) = self.table.checkpoint_if_due(deleted.version).await {
+            warn!(table = self.table.name(), error = format!("{:#}", anyhow::Error::from(failure)), "write checkpoint");
+        }
+    }
+}
+
+/// Finds out what becomes of a file. Waits until there is memory for it.
+async fn look_at(
+    table: &Table,
+    predicate: &Predicate,
+    file: &DataFile,
+    depth: Depth,
+    budget: Budget,
+    memory: &Semaphore,
+) -> Result<Fate, DeleteError> {
+    let input = rewrite::open(table, file).await?;
+    let cost = kib(rewrite::cost(&input, file, budget));
+    let all = kib(budget.bytes());
+    let _taken = memory.acquire_many(cost.min(all)).await.expect("it is never closed");
+    let rows = rewrite::count(table, predicate, file, &input).await?;
+    match depth {
+        _ if rows == 0 => Ok(Fate::Clean),
+        Depth::Count => Ok(Fate::Holds { rows }),
+        Depth::Rewrite if cost > all => Err(DeleteError::TooLarge { path: file.path.clone() }),
+        Depth::Rewrite => rewrite::rewrite(table, predicate, file, &input, budget).await.map(Fate::Rewritten),
+    }
+}
+
+fn kib(bytes: u64) -> u32 {
+    u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX)
+}
