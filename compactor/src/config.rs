@@ -2,6 +2,7 @@
 
 use crate::plan::Policy;
 use crate::sweep::Retention;
+use crate::view::CLOCK_MARGIN;
 use bytesize::ByteSize;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ pub struct Config {
     /// How long files stay that were never in the table: longer than any upload waits for its commit.
     #[serde(with = "humantime_serde")]
     pub keep_orphans: Duration,
+    /// How long versions of the table can be told apart: the log behind an older checkpoint is cleaned up.
+    #[serde(with = "humantime_serde")]
+    pub keep_log: Duration,
 }
 
 impl Default for Config {
@@ -39,6 +43,7 @@ impl Default for Config {
             cold_after: Duration::from_secs(3600),
             keep_removed: lake::table::DELETED_FILE_RETENTION,
             keep_orphans: Duration::from_secs(24 * 3600),
+            keep_log: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -54,8 +59,16 @@ impl Config {
         }
     }
 
-    pub(crate) fn retention(&self) -> Retention {
-        Retention { removed: self.keep_removed, orphans: self.keep_orphans }
+    /// Of a table whose rows are kept for so long after the end of their date.
+    pub(crate) fn retention(&self, dates: Option<Duration>) -> Retention {
+        Retention { dates, removed: self.keep_removed, orphans: self.keep_orphans, log: self.keep_log() }
+    }
+
+    /// The log tells a compactor that starts when files left the table, and a processor that starts what was written
+    /// lately: it stays for longer than either asks for.
+    fn keep_log(&self) -> Duration {
+        let asked_for = self.keep_removed.max(lake::table::DELETED_FILE_RETENTION);
+        self.keep_log.max(asked_for + 2 * CLOCK_MARGIN)
     }
 }
 
@@ -68,5 +81,15 @@ mod tests {
         let config: Config = serde_json::from_str(r#"{"every":"5s","segment":"64MiB"}"#).unwrap();
         assert_eq!(config, Config { every: Duration::from_secs(5), segment: ByteSize::mib(64), ..Config::default() });
         assert!(serde_json::from_str::<Config>(r#"{"evry":"5s"}"#).is_err());
+    }
+
+    #[test]
+    fn the_log_stays_for_longer_than_anybody_asks_it_for() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let log = |keep_log, keep_removed| Config { keep_log, keep_removed, ..Config::default() }.retention(None).log;
+        assert_eq!(Config::default().retention(None).log, hours(24));
+        assert_eq!(log(hours(0), hours(0)), hours(8));
+        assert_eq!(log(hours(24), hours(48)), hours(50));
+        assert_eq!(log(hours(100), hours(48)), hours(100));
     }
 }

@@ -6,7 +6,7 @@
 //! plan    which small files of a date become one            a decision, by sizes and the time alone
 //! merge   read them side by side, write one sorted file     invisible until it is in the table
 //! swap    one commit: inputs out, the merged file in        only if all inputs are live (invariant I5)
-//! sweep   delete what left the table long enough ago        never what a reader may still need (invariant I4)
+//! sweep   take away what nobody needs any more              never what a reader may still need (invariant I4)
 //! ```
 //!
 //! Between merge and swap the new file is read back and compared with its inputs. Whatever goes wrong before the commit
@@ -33,7 +33,7 @@ pub mod metrics;
 pub use config::Config;
 
 use bytesize::ByteSize;
-use lake::dataset::{Dataset, dead_table};
+use lake::dataset::{Dataset, dead_replays_table, dead_table};
 use lake::{Lake, schema};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -72,16 +72,19 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> any
     }
 }
 
-/// One for every table: events and dead letters of each dataset.
+/// One for every table: of each dataset events, dead letters and the marks of those that were replayed. Dead letters are
+/// kept as long as events. Their marks stay, and each file of them means something: a batch under way is known by its.
 pub fn workers(config: &Config, deps: &Deps) -> Vec<Worker> {
     let worker = |name: String, schema, sort_by| {
         Worker::new(deps.lake.clone(), name, schema, sort_by, config.clone(), deps.memory)
     };
     let of_dataset = |dataset: &Dataset| {
         let dead_sort_by = DEAD_SORT_BY.map(str::to_owned).to_vec();
+        let keep = dataset.spec.retention;
         [
-            worker(dataset.name.clone(), schema::events(dataset), dataset.spec.sort_by.clone()),
-            worker(dead_table(&dataset.name), schema::dead(), dead_sort_by),
+            worker(dataset.name.clone(), schema::events(dataset), dataset.spec.sort_by.clone()).keeping(keep),
+            worker(dead_table(&dataset.name), schema::dead(), dead_sort_by).keeping(keep),
+            worker(dead_replays_table(&dataset.name), schema::dead_replays(), Vec::new()).without_merges(),
         ]
     };
     deps.datasets.iter().flat_map(of_dataset).collect()

@@ -7,12 +7,13 @@ use crate::config::Config;
 use crate::merge::{Budget, MergeError, Merged, Settings};
 use crate::plan::{self, MergeJob};
 use crate::swap::{Swapped, swap};
+use crate::sweep::{self, Mode, Report};
 use crate::view::View;
-use crate::{merge, metrics, sweep, verify};
+use crate::{merge, metrics, verify};
 use bytesize::ByteSize;
 use lake::schema::TableSchema;
 use lake::table::now_ms;
-use lake::{Lake, Table, TableError};
+use lake::{DataFile, Lake, Table, TableError};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,9 @@ pub struct Worker {
     known: Option<(Table, View)>,
     set_aside: HashSet<String>,
     listed_at: Option<Instant>,
+    /// How long rows stay after the end of their date; `None`: for ever.
+    keep: Option<Duration>,
+    merges: bool,
 }
 
 /// What a turn did.
@@ -47,6 +51,8 @@ pub struct Turn {
     pub lost: usize,
     /// Merges that failed.
     pub failed: usize,
+    /// Files that left the table for their age.
+    pub expired: usize,
     /// Files deleted.
     pub deleted: usize,
 }
@@ -71,7 +77,19 @@ impl Worker {
             known: None,
             set_aside: HashSet::new(),
             listed_at: None,
+            keep: None,
+            merges: true,
         }
+    }
+
+    /// The same, for a table whose rows are kept for so long.
+    pub fn keeping(self, keep: Option<Duration>) -> Worker {
+        Worker { keep, ..self }
+    }
+
+    /// The same, for a table whose files mean something one by one.
+    pub fn without_merges(self) -> Worker {
+        Worker { merges: false, ..self }
     }
 
     pub fn table(&self) -> &str {
@@ -101,9 +119,12 @@ impl Worker {
 
     async fn work(&mut self, table: &Table, view: &mut View, shutdown: &CancellationToken) -> Result<Turn, TableError> {
         let mut turn = Turn::default();
-        let files: Vec<_> =
-            view.state.files().values().filter(|file| !self.set_aside.contains(&file.path)).map(Arc::clone).collect();
-        for job in plan::plan(&files, now_ms(), &self.config.policy(self.budget)) {
+        let now_ms = now_ms();
+        // What is about to leave the table is not worth a merge.
+        let is_expired = |file: &DataFile| self.keep.is_some_and(|keep| sweep::is_expired(file.date, now_ms, keep));
+        let is_candidate = |file: &DataFile| self.merges && !self.set_aside.contains(&file.path) && !is_expired(file);
+        let files: Vec<_> = view.state.files().values().filter(|file| is_candidate(file)).map(Arc::clone).collect();
+        for job in plan::plan(&files, now_ms, &self.config.policy(self.budget)) {
             if shutdown.is_cancelled() {
                 return Ok(turn);
             }
@@ -134,7 +155,8 @@ impl Worker {
                 }
             }
         }
-        turn.deleted = self.sweep(table, view).await?;
+        let report = self.sweep(table, view).await?;
+        (turn.expired, turn.deleted) = (report.files_expired(), report.deleted.len());
         Ok(turn)
     }
 
@@ -198,15 +220,22 @@ impl Worker {
         }
     }
 
-    async fn sweep(&mut self, table: &Table, view: &mut View) -> Result<usize, TableError> {
+    async fn sweep(&mut self, table: &Table, view: &mut View) -> Result<Report, TableError> {
         let list = self.listed_at.is_none_or(|at| at.elapsed() >= LIST_EVERY);
-        let deleted = sweep::sweep(table, view, self.config.retention(), list).await?;
+        let mode = if list { Mode::Full } else { Mode::Quick };
+        let report = sweep::sweep(table, view, self.config.retention(self.keep), mode).await?;
         if list {
             self.listed_at = Some(Instant::now());
         }
-        if deleted > 0 {
-            info!(table = self.name, files = deleted, "files deleted");
+        if !report.deleted.is_empty() {
+            info!(table = self.name, files = report.deleted.len(), "files deleted");
         }
-        Ok(deleted)
+        Ok(report)
+    }
+
+    /// Sweeps and does nothing else; `None` if there is no such table.
+    pub async fn sweep_alone(&mut self, mode: Mode) -> Result<Option<Report>, TableError> {
+        let Some((table, mut view)) = self.open().await? else { return Ok(None) };
+        sweep::sweep(&table, &mut view, self.config.retention(self.keep), mode).await.map(Some)
     }
 }
