@@ -36,6 +36,8 @@ pub enum Command {
     Compactor(Compactor),
     /// List the files that make up a table, for engines that do not read Delta
     Files(Files),
+    /// Take away what a table does not need any more, or tell what and when that is; a compactor does so by itself
+    Sweep(Sweep),
     /// Look at records that are no events, take them out, and replay them as they were or corrected
     Dead(Dead),
     /// Check the configuration, and that the log and the lake can be reached
@@ -86,6 +88,18 @@ pub struct Files {
     #[arg(long, value_name = "N")]
     pub version: Option<u64>,
     /// One JSON object a line, instead of columns
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Sweep {
+    /// The dataset whose tables are meant: events, dead letters and marks of replays
+    pub dataset: String,
+    /// Tell what would be taken away, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object a line, with the paths of what is deleted, instead of columns
     #[arg(long)]
     pub json: bool,
 }
@@ -169,7 +183,7 @@ impl Args {
             Command::Check(check) => (None, None, Some(&check.kafka)),
             Command::Bench(bench) => (None, None, bench.kafka()),
             Command::Dead(dead) => (None, None, dead.kafka()),
-            Command::Files(_) => (None, None, None),
+            Command::Files(_) | Command::Sweep(_) => (None, None, None),
         };
         Overrides {
             data: self.global.data.clone(),

@@ -19,6 +19,7 @@ mod roles;
 mod parts;
 mod shutdown;
 mod files;
+mod sweep;
 mod dead;
 mod check;
 mod bench;
@@ -72,6 +73,7 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         }
         Command::Compactor(_) => roles::run(Roles::COMPACTOR, config, telemetry).await,
         Command::Files(files) => files::run(files, &config).await,
+        Command::Sweep(args) => sweep::run(args, &config).await,
         Command::Dead(args) => dead::run(args, &config).await,
         Command::Check(_) => check::run(&config).await,
         Command::Bench(args) => bench::run(args, &config).await,
