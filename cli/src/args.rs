@@ -41,6 +41,8 @@ pub enum Command {
     Compact(Compact),
     /// List what was done to a table, the newest first
     History(History),
+    /// Take away what a table does not need any more, or tell what and when that is; a compactor does so by itself
+    Sweep(Sweep),
     /// Look at records that are no events, take them out, and replay them as they were or corrected
     Dead(Dead),
     /// Check the configuration, and that the log and the lake can be reached
@@ -106,6 +108,18 @@ pub struct Compact {
     #[arg(long)]
     pub dry_run: bool,
     /// JSON instead of words: one object at the end, or for a dry run one for each merge
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Sweep {
+    /// The dataset whose tables are meant: events, dead letters and marks of replays
+    pub dataset: String,
+    /// Tell what would be taken away, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object a line, with the paths of what is deleted, instead of columns
     #[arg(long)]
     pub json: bool,
 }
@@ -201,7 +215,7 @@ impl Args {
             Command::Check(check) => (None, None, Some(&check.kafka)),
             Command::Bench(bench) => (None, None, bench.kafka()),
             Command::Dead(dead) => (None, None, dead.kafka()),
-            Command::Files(_) | Command::Compact(_) | Command::History(_) => (None, None, None),
+            Command::Files(_) | Command::Compact(_) | Command::History(_) | Command::Sweep(_) => (None, None, None),
         };
         Overrides {
             data: self.global.data.clone(),

@@ -21,6 +21,8 @@ mod marks;
 mod topic;
 mod replay;
 
+pub use print::to_stdout;
+
 use crate::config::Config;
 use crate::tables;
 use anyhow::{Context, bail};

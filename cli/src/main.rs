@@ -21,6 +21,7 @@ mod shutdown;
 mod files;
 mod compact;
 mod history;
+mod sweep;
 mod dead;
 mod check;
 mod bench;
@@ -76,6 +77,7 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         Command::Files(files) => files::run(files, &config).await,
         Command::Compact(compact) => compact::run(compact, &config, &telemetry).await,
         Command::History(history) => history::run(history, &config).await,
+        Command::Sweep(args) => sweep::run(args, &config).await,
         Command::Dead(args) => dead::run(args, &config).await,
         Command::Check(_) => check::run(&config).await,
         Command::Bench(args) => bench::run(args, &config).await,

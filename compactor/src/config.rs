@@ -3,6 +3,7 @@
 use crate::merge::Budget;
 use crate::plan::Policy;
 use crate::sweep::Retention;
+use crate::view::CLOCK_MARGIN;
 use bytesize::ByteSize;
 use std::time::Duration;
 
@@ -31,6 +32,9 @@ pub struct Config {
     /// How long files stay that were never in the table: longer than any upload waits for its commit.
     #[serde(with = "humantime_serde")]
     pub keep_orphans: Duration,
+    /// How long versions of the table can be told apart: the log behind an older checkpoint is cleaned up.
+    #[serde(with = "humantime_serde")]
+    pub keep_log: Duration,
 }
 
 impl Default for Config {
@@ -44,6 +48,7 @@ impl Default for Config {
             cold_after: Duration::from_secs(3600),
             keep_removed: lake::table::DELETED_FILE_RETENTION,
             keep_orphans: Duration::from_secs(24 * 3600),
+            keep_log: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -75,8 +80,16 @@ impl Config {
         self.segment.as_u64().max(1)
     }
 
-    pub(crate) fn retention(&self) -> Retention {
-        Retention { removed: self.keep_removed, orphans: self.keep_orphans }
+    /// Of a table whose rows are kept for so long after the end of their date.
+    pub(crate) fn retention(&self, dates: Option<Duration>) -> Retention {
+        Retention { dates, removed: self.keep_removed, orphans: self.keep_orphans, log: self.keep_log() }
+    }
+
+    /// The log tells a compactor that starts when files left the table, and a processor that starts what was written
+    /// lately: it stays for longer than either asks for.
+    fn keep_log(&self) -> Duration {
+        let asked_for = self.keep_removed.max(lake::table::DELETED_FILE_RETENTION);
+        self.keep_log.max(asked_for + 2 * CLOCK_MARGIN)
     }
 }
 
@@ -97,5 +110,15 @@ mod tests {
         assert_eq!((jobs(Some(8), 512), jobs(Some(8), 128), jobs(Some(8), 1), jobs(Some(0), 512)), (8, 2, 1, 1));
         assert_eq!((jobs(None, 256), jobs(None, 64)), (1, 1));
         assert!(jobs(None, 1 << 20) == std::thread::available_parallelism().unwrap().get());
+    }
+
+    #[test]
+    fn the_log_stays_for_longer_than_anybody_asks_it_for() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let log = |keep_log, keep_removed| Config { keep_log, keep_removed, ..Config::default() }.retention(None).log;
+        assert_eq!(Config::default().retention(None).log, hours(24));
+        assert_eq!(log(hours(0), hours(0)), hours(8));
+        assert_eq!(log(hours(24), hours(48)), hours(50));
+        assert_eq!(log(hours(100), hours(48)), hours(100));
     }
 }

@@ -6,7 +6,7 @@
 //! plan    which files of a date are merged                  a decision, by sizes, sort ranges and the time alone
 //! merge   read them side by side, write sorted files        invisible until they are in the table
 //! swap    one commit: inputs out, the merged files in       only if all inputs are live (invariant I5)
-//! sweep   delete what left the table long enough ago        never what a reader may still need (invariant I4)
+//! sweep   take away what nobody needs any more              never what a reader may still need (invariant I4)
 //! ```
 //!
 //! Between merge and swap the new files are read back and compared with the inputs. Whatever goes wrong before the commit
@@ -42,7 +42,7 @@ pub use config::Config;
 
 use bytesize::ByteSize;
 use futures::future::try_join_all;
-use lake::dataset::{Dataset, dead_table};
+use lake::dataset::{Dataset, dead_replays_table, dead_table};
 use lake::{Lake, schema};
 use members::Members;
 use share::Share;
@@ -95,7 +95,9 @@ pub async fn run_observed(
     ended
 }
 
-/// One for every table: events and dead letters of each dataset. They work as if no other compactor was there.
+/// One for every table: of each dataset events, dead letters and the marks of those that were replayed. Dead letters are
+/// kept as long as events. Their marks stay, and each file of them means something: a batch under way is known by its.
+/// They work as if no other compactor was there.
 pub fn workers(config: &Config, deps: &Deps) -> Vec<Worker> {
     let alone = watch::channel(Share::new(Uuid::new_v4(), [])).1;
     workers_sharing(config, deps, &shared(config, deps, alone, Condition::default()))
@@ -112,9 +114,11 @@ fn workers_sharing(config: &Config, deps: &Deps, shared: &Shared) -> Vec<Worker>
     };
     let of_dataset = |dataset: &Dataset| {
         let dead_sort_by = DEAD_SORT_BY.map(str::to_owned).to_vec();
+        let keep = dataset.spec.retention;
         [
-            worker(dataset.name.clone(), schema::events(dataset), dataset.spec.sort_by.clone()),
-            worker(dead_table(&dataset.name), schema::dead(), dead_sort_by),
+            worker(dataset.name.clone(), schema::events(dataset), dataset.spec.sort_by.clone()).keeping(keep),
+            worker(dead_table(&dataset.name), schema::dead(), dead_sort_by).keeping(keep),
+            worker(dead_replays_table(&dataset.name), schema::dead_replays(), Vec::new()).without_merges(),
         ]
     };
     deps.datasets.iter().flat_map(of_dataset).collect()

@@ -2,7 +2,7 @@
 
 use crate::merge::Merged;
 use crate::plan::{MergeJob, Policy};
-use crate::sweep::Why;
+use crate::sweep::{ExpiredDate, Why};
 use lake::DataFile;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use std::collections::HashSet;
@@ -18,6 +18,8 @@ const DUPLICATES: &str = "lakehose_compactor_duplicates_dropped_total";
 const RACES_LOST: &str = "lakehose_compactor_races_lost_total";
 const JOBS_FAILED: &str = "lakehose_compactor_jobs_failed_total";
 const FILES_DELETED: &str = "lakehose_compactor_files_deleted_total";
+const FILES_EXPIRED: &str = "lakehose_compactor_files_expired_total";
+const ROWS_EXPIRED: &str = "lakehose_compactor_rows_expired_total";
 const FILES_LIVE: &str = "lakehose_compactor_files_live";
 const FILES_SMALL: &str = "lakehose_compactor_small_files";
 const BYTES_SMALL: &str = "lakehose_compactor_small_files_bytes";
@@ -39,7 +41,12 @@ pub fn describe() {
     describe_counter!(DUPLICATES, "Copies of events (same device_id and id) that were left out");
     describe_counter!(RACES_LOST, "Merges whose inputs another compactor replaced first");
     describe_counter!(JOBS_FAILED, "Merges that ended with nothing to commit");
-    describe_counter!(FILES_DELETED, "Files deleted: removed from the table before, or never in it");
+    describe_counter!(FILES_DELETED, "Objects deleted: removed from the table before, never in it, or of its log");
+    describe_counter!(
+        FILES_EXPIRED,
+        "Files that left the table because their date is older than the dataset's retention"
+    );
+    describe_counter!(ROWS_EXPIRED, "Rows of files that left the table because of their age");
     describe_gauge!(FILES_LIVE, "Files that make up the table, as of the last look at it");
     describe_gauge!(FILES_SMALL, "Files that are smaller than a good one, whether or not a merge is worth it yet");
     describe_gauge!(BYTES_SMALL, "Bytes of those files");
@@ -75,11 +82,12 @@ pub(crate) fn job_failed(table: &str) {
 }
 
 pub(crate) fn file_deleted(table: &str, why: Why) {
-    let kind = match why {
-        Why::Removed => "removed",
-        Why::Orphan => "orphan",
-    };
-    counter!(FILES_DELETED, "table" => table.to_owned(), "kind" => kind).increment(1);
+    counter!(FILES_DELETED, "table" => table.to_owned(), "kind" => why.as_str()).increment(1);
+}
+
+pub(crate) fn date_expired(table: &str, expired: &ExpiredDate) {
+    counter!(FILES_EXPIRED, "table" => table.to_owned()).increment(expired.files as u64);
+    counter!(ROWS_EXPIRED, "table" => table.to_owned()).increment(expired.rows);
 }
 
 pub(crate) fn files_live(table: &str, files: usize) {

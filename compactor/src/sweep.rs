@@ -1,199 +1,148 @@
-//! Deletes files that nobody can need any more (invariant I4): those that left the table longer ago than the longest
-//! query lasts, and those that never got into it and are too old to be waiting for a commit.
+//! Takes away what nobody needs any more, each thing when its time is over:
 //!
-//! A live file is never deleted, whatever a clock says. Nothing but data files is: the table log is left alone.
+//! ```text
+//! dates     rows older than the dataset's retention leave the table       one commit; their files are removed files then
+//! files     that left the table, or never got into it                     deleted (invariant I4)
+//! staging   what a killed process left of an upload to a local lake       deleted
+//! log       commits that an old checkpoint stands for                     deleted; `lake::cleanup` decides
+//! ```
+//!
+//! What is due is decided by pure functions of what is there and of the time. A clock that is wrong deletes nothing that
+//! a reader or an upload under way may need: age is measured by the store's clock, too.
+
+mod report;
+mod dates;
+mod files;
+mod log;
+
+pub use dates::{expires_ms, is_expired};
+pub use files::{Known, Stored, decide, waiting};
+pub use report::{ExpiredDate, Report, Victim, Waiting, Why};
 
 use crate::metrics;
 use crate::view::View;
-use chrono::NaiveDate;
 use futures::StreamExt;
-use lake::store::StoreError;
 use lake::table::now_ms;
-use lake::{DataFile, Table, TableError};
+use lake::{Table, TableError};
 use object_store::ObjectStoreExt;
-use object_store::path::Path;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::time::Duration;
 use tracing::warn;
 
-/// How long files stay that are not in the table.
+/// How long things stay.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// After they left it.
+    /// Rows, after the end of their date; `None`: for ever.
+    pub dates: Option<Duration>,
+    /// Files, after they left the table.
     pub removed: Duration,
-    /// After they were written, if they never were in it.
+    /// Files, after they were written, if they never were in it.
     pub orphans: Duration,
+    /// Commits, after a checkpoint that stands for them was written.
+    pub log: Duration,
 }
 
-/// Why a file is deleted.
+/// What to look for, and whether to do anything about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    Removed,
-    Orphan,
+pub enum Mode {
+    /// What is found without listing the table.
+    Quick,
+    /// Orphans and the log as well.
+    Full,
+    /// As `Full`, but nothing is changed.
+    DryRun,
 }
 
-/// A file in the store, by its path inside the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    pub path: String,
-    /// Milliseconds since the epoch.
-    pub modified_ms: i64,
-}
-
-/// What the table says of its files.
-#[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
-    /// Files in the table.
-    pub live: &'a BTreeMap<String, Arc<DataFile>>,
-    /// When files left it, milliseconds since the epoch: all that did in the time of the retention.
-    pub removed: &'a BTreeMap<String, i64>,
-}
-
-/// Which files to delete at `now_ms`.
-pub fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Retention) -> Vec<(String, Why)> {
-    let is_over = |since_ms: i64, stay: Duration| now_ms.saturating_sub(since_ms) > stay.as_millis() as i64;
-    let is_live = |path: &str| known.live.contains_key(path);
-    let is_past = |removed_ms: i64| is_over(removed_ms, retention.removed);
-    // An upload may wait for its commit only so long, by the clocks of the store and of its processor. A clock that is
-    // fast here must not cut that short, so an orphan's age is measured up to the store's latest file at most.
-    let newest_ms = stored.iter().map(|file| file.modified_ms).max().unwrap_or(i64::MIN);
-    let is_orphan =
-        |file: &Stored| newest_ms.min(now_ms).saturating_sub(file.modified_ms) > retention.orphans.as_millis() as i64;
-    let mut victims: BTreeMap<String, Why> = BTreeMap::new();
-    for (path, removed_ms) in known.removed {
-        if is_past(*removed_ms) && !is_live(path) {
-            victims.insert(path.clone(), Why::Removed);
-        }
+/// Looks at the latest version and takes away what is due.
+pub async fn sweep(table: &Table, view: &mut View, retention: Retention, mode: Mode) -> Result<Report, TableError> {
+    let mut report = Report::default();
+    if let Some(keep) = retention.dates {
+        dates::expire(table, view, keep, mode, &mut report).await?;
     }
-    for file in stored {
-        let is_awaited = known.removed.get(&file.path).is_some_and(|removed_ms| !is_past(*removed_ms));
-        if is_orphan(file) && !is_live(&file.path) && !is_awaited {
-            victims.entry(file.path.clone()).or_insert(Why::Orphan);
-        }
-    }
-    victims.into_iter().collect()
-}
-
-/// Deletes are under way so many at a time.
-const DELETING: usize = 8;
-
-/// Looks at the latest version and deletes what is due; returns how many files. Orphans are looked for if `list` is set:
-/// that lists all files of the table.
-pub async fn sweep(table: &Table, view: &mut View, retention: Retention, list: bool) -> Result<usize, TableError> {
-    let stored = if list { list_files(table).await? } else { Vec::new() };
+    let stored = if mode == Mode::Quick { Vec::new() } else { files::list(table).await? };
     // After the listing: a file that was listed and is committed since is live in this version.
     view.refresh(table).await?;
     view.learn_removals(table, retention.removed).await?;
     let known = Known { live: view.state.files(), removed: view.state.removed() };
-    let victims = decide(known, &stored, now_ms(), retention);
+    let now_ms = now_ms();
+    report.waiting.extend(waiting(known, &stored, now_ms, retention));
+    let bytes: HashMap<&str, u64> = stored.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
+    let victim = |(path, why): (String, Why)| Victim { bytes: bytes.get(path.as_str()).copied(), path, why };
+    let victims = decide(known, &stored, now_ms, retention).into_iter().map(victim).collect();
+    let gone = delete(table, victims, mode, &mut report).await;
+    view.state.forget_removed(&gone);
+    if mode != Mode::Quick {
+        delete_staging(table, now_ms, retention, mode, &mut report).await?;
+        log::clean(table, view.state.version, retention.log, mode, &mut report).await?;
+    }
+    Ok(report)
+}
+
+/// Deletes are under way so many at a time.
+const DELETING: usize = 16;
+
+/// Deletes `victims`, in about their order. What cannot be deleted stays due. Answers which of them are gone.
+async fn delete(table: &Table, victims: Vec<Victim>, mode: Mode, report: &mut Report) -> Vec<String> {
+    if mode == Mode::DryRun {
+        report.deleted.extend(victims);
+        return Vec::new();
+    }
     let mut deletions = futures::stream::iter(victims)
-        .map(|(path, why)| async move {
-            let result = table.store().delete(&table.file_path(&path)).await;
-            (path, why, result)
+        .map(|victim| async move {
+            let result = table.store().delete(&table.file_path(&victim.path)).await;
+            (victim, result)
         })
         .buffer_unordered(DELETING);
     let mut gone = Vec::new();
-    while let Some((path, why, result)) = deletions.next().await {
+    while let Some((victim, result)) = deletions.next().await {
         match result {
             Ok(()) => {
-                metrics::file_deleted(table.name(), why);
-                gone.push(path);
+                metrics::file_deleted(table.name(), victim.why);
+                gone.push(victim.path.clone());
+                report.deleted.push(victim);
             }
             // Another compactor was faster.
-            Err(object_store::Error::NotFound { .. }) => gone.push(path),
-            // It stays due.
-            Err(error) => warn!(table = table.name(), path, %error, "delete file"),
-        }
-    }
-    drop(deletions);
-    view.state.forget_removed(&gone);
-    Ok(gone.len())
-}
-
-/// All data files in the directories of dates.
-async fn list_files(table: &Table) -> Result<Vec<Stored>, TableError> {
-    let root = table.file_path("");
-    let failed = |source| StoreError::Object { operation: "list", path: root.to_string(), source };
-    let directories = table.store().list_with_delimiter(Some(&root)).await.map_err(failed)?.common_prefixes;
-    let mut stored = Vec::new();
-    for directory in directories.iter().filter(|directory| is_date(directory)) {
-        let mut objects = table.store().list(Some(directory));
-        while let Some(object) = objects.next().await {
-            let object = object.map_err(failed)?;
-            let Some(parts) = object.location.prefix_match(&root) else { continue };
-            let path = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-            if path.ends_with(".parquet") {
-                stored.push(Stored { path, modified_ms: object.last_modified.timestamp_millis() });
+            Err(object_store::Error::NotFound { .. }) => gone.push(victim.path),
+            Err(error) => {
+                warn!(table = table.name(), path = victim.path, %error, "delete file");
+                report.failed += 1;
+                report.failure = Some(format!("delete {}: {error}", victim.path));
             }
         }
     }
-    Ok(stored)
+    gone
 }
 
-fn is_date(directory: &Path) -> bool {
-    let date = directory.filename().and_then(|name| name.strip_prefix("date="));
-    date.is_some_and(|date| date.parse::<NaiveDate>().is_ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: i64 = 1_000_000;
-
-    fn live(paths: &[&str]) -> BTreeMap<String, Arc<DataFile>> {
-        let file = |path: &str| DataFile {
-            path: path.into(),
-            size: 1,
-            date: NaiveDate::default(),
-            modified_ms: 0,
-            stats: Default::default(),
-            ranges: Vec::new(),
-            sorted_by: Vec::new(),
-        };
-        paths.iter().map(|path| (path.to_string(), Arc::new(file(path)))).collect()
+/// An upload that is under way is written to all the time, so one that was not for as long as orphans stay is none.
+async fn delete_staging(
+    table: &Table,
+    now_ms: i64,
+    retention: Retention,
+    mode: Mode,
+    report: &mut Report,
+) -> Result<(), TableError> {
+    let orphans_ms = retention.orphans.as_millis() as i64;
+    let mut young = Vec::new();
+    for staging in table.list_staging().await? {
+        if now_ms.saturating_sub(staging.modified_ms) <= orphans_ms {
+            young.push((staging.bytes, staging.modified_ms + orphans_ms));
+            continue;
+        }
+        let victim = Victim { why: Why::Unfinished, path: staging.path.clone(), bytes: Some(staging.bytes) };
+        match if mode == Mode::DryRun { Ok(()) } else { staging.delete().await } {
+            Ok(()) => {
+                if mode != Mode::DryRun {
+                    metrics::file_deleted(table.name(), victim.why);
+                }
+                report.deleted.push(victim);
+            }
+            Err(error) => {
+                warn!(table = table.name(), path = victim.path, %error, "delete file");
+                report.failed += 1;
+                report.failure = Some(format!("delete {}: {error}", victim.path));
+            }
+        }
     }
-
-    fn deleted(live_paths: &[&str], removed: &[(&str, i64)], stored: &[(&str, i64)]) -> Vec<(String, Why)> {
-        let removed = removed.iter().map(|(path, at)| (path.to_string(), NOW - at)).collect();
-        let stored: Vec<Stored> =
-            stored.iter().map(|(path, age)| Stored { path: path.to_string(), modified_ms: NOW - age }).collect();
-        let retention = Retention { removed: Duration::from_millis(60), orphans: Duration::from_millis(240) };
-        decide(Known { live: &live(live_paths), removed: &removed }, &stored, NOW, retention)
-    }
-
-    #[test]
-    fn a_removed_file_goes_when_its_time_is_over() {
-        assert_eq!(deleted(&[], &[("new", 60), ("old", 61)], &[]), [("old".to_owned(), Why::Removed)]);
-    }
-
-    #[test]
-    fn an_orphan_goes_when_it_cannot_be_waiting_for_a_commit() {
-        let stored = [("now", 0), ("new", 240), ("old", 241)];
-        assert_eq!(deleted(&[], &[], &stored), [("old".to_owned(), Why::Orphan)]);
-    }
-
-    #[test]
-    fn a_clock_that_is_fast_deletes_no_file_that_may_be_waiting_for_its_commit() {
-        // By this clock both are old; by the store's, one came soon after the other.
-        assert_eq!(deleted(&[], &[], &[("just now", 100_000), ("before", 100_240)]), []);
-        let stored = [("just now", 100_000), ("old", 100_241)];
-        assert_eq!(deleted(&[], &[], &stored), [("old".to_owned(), Why::Orphan)]);
-    }
-
-    #[test]
-    fn a_file_removed_lately_is_no_orphan_however_old_it_is() {
-        assert_eq!(deleted(&[], &[("a", 10)], &[("a", 100_000)]), []);
-    }
-
-    #[test]
-    fn a_live_file_stays_whatever_the_clock_says() {
-        assert_eq!(deleted(&["a", "b"], &[("a", 100_000)], &[("a", 100_000), ("b", 100_000)]), []);
-    }
-
-    #[test]
-    fn a_clock_that_is_behind_deletes_nothing() {
-        assert_eq!(deleted(&[], &[("a", -1_000)], &[("b", -1_000)]), []);
-    }
+    report.waiting.extend(Waiting::sum(Why::Unfinished, &young));
+    Ok(())
 }

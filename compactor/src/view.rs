@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 60);
 
 /// Clocks of those who remove files may be behind by so much.
-const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
+pub(crate) const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
 
 /// A table as it was seen last.
 #[derive(Debug)]

@@ -13,8 +13,9 @@ use crate::plan::{self, MergeJob};
 use crate::queue::Queue;
 use crate::share::{Share, Work};
 use crate::swap::{Swapped, swap};
+use crate::sweep::{self, Mode, Report};
 use crate::view::View;
-use crate::{merge, metrics, sweep, verify};
+use crate::{merge, metrics, verify};
 use bytesize::ByteSize;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -54,6 +55,9 @@ pub struct Worker {
     known: Option<(Table, View)>,
     set_aside: HashSet<String>,
     listed_at: Option<Instant>,
+    /// How long rows stay after the end of their date; `None`: for ever.
+    keep: Option<Duration>,
+    merges: bool,
 }
 
 /// What the workers of a process have in common.
@@ -76,6 +80,8 @@ pub struct Turn {
     pub failed: usize,
     /// Those of them that may succeed in the next turn.
     pub to_retry: usize,
+    /// Files that left the table for their age.
+    pub expired: usize,
     /// Files deleted.
     pub deleted: usize,
     /// More is worth merging than there was time for.
@@ -129,7 +135,19 @@ impl Worker {
             known: None,
             set_aside: HashSet::new(),
             listed_at: None,
+            keep: None,
+            merges: true,
         }
+    }
+
+    /// The same, for a table whose rows are kept for so long.
+    pub fn keeping(self, keep: Option<Duration>) -> Worker {
+        Worker { keep, ..self }
+    }
+
+    /// The same, for a table whose files mean something one by one.
+    pub fn without_merges(self) -> Worker {
+        Worker { merges: false, ..self }
     }
 
     pub fn table(&self) -> &str {
@@ -204,7 +222,8 @@ impl Worker {
         }
         turn.unfinished = !queue.is_empty() && failed_in_a_row < PATIENCE;
         if !shutdown.is_cancelled() && failed_in_a_row < PATIENCE && self.has(Work::Sweep { table: &self.name }) {
-            turn.deleted = self.sweep(table, view).await?;
+            let report = self.sweep(table, view).await?;
+            (turn.expired, turn.deleted) = (report.files_expired(), report.deleted.len());
         }
         Ok(turn)
     }
@@ -221,9 +240,12 @@ impl Worker {
 
     /// What is worth merging of the `wanted` files, whosever it is.
     pub(crate) fn plan(&self, view: &View, wanted: impl Fn(&DataFile) -> bool) -> Vec<MergeJob> {
-        let usable = |file: &&Arc<DataFile>| !self.set_aside.contains(&file.path) && wanted(file);
-        let files: Vec<_> = view.state.files().values().filter(usable).map(Arc::clone).collect();
         let (policy, now_ms) = (self.config.policy(self.budget), now_ms());
+        // What is about to leave the table is not worth a merge.
+        let is_expired = |file: &DataFile| self.keep.is_some_and(|keep| sweep::is_expired(file.date, now_ms, keep));
+        let is_usable = |file: &DataFile| self.merges && !self.set_aside.contains(&file.path) && !is_expired(file);
+        let files = view.state.files().values().filter(|file| is_usable(file) && wanted(file));
+        let files: Vec<_> = files.map(Arc::clone).collect();
         let jobs = plan::plan(&files, now_ms, &policy);
         metrics::table_planned(&self.name, &files, &jobs, &policy, now_ms);
         jobs
@@ -314,16 +336,23 @@ impl Worker {
         error!(table = self.name, date = %job.date, error, "merge failed, its files stay as they are");
     }
 
-    async fn sweep(&mut self, table: &Table, view: &mut View) -> Result<usize, TableError> {
+    async fn sweep(&mut self, table: &Table, view: &mut View) -> Result<Report, TableError> {
         let list = self.listed_at.is_none_or(|at| at.elapsed() >= LIST_EVERY);
-        let deleted = sweep::sweep(table, view, self.config.retention(), list).await?;
+        let mode = if list { Mode::Full } else { Mode::Quick };
+        let report = sweep::sweep(table, view, self.config.retention(self.keep), mode).await?;
         if list {
             self.listed_at = Some(Instant::now());
         }
-        if deleted > 0 {
-            info!(table = self.name, files = deleted, "files deleted");
+        if !report.deleted.is_empty() {
+            info!(table = self.name, files = report.deleted.len(), "files deleted");
         }
-        Ok(deleted)
+        Ok(report)
+    }
+
+    /// Sweeps and does nothing else; `None` if there is no such table.
+    pub async fn sweep_alone(&mut self, mode: Mode) -> Result<Option<Report>, TableError> {
+        let Some((table, mut view)) = self.open().await? else { return Ok(None) };
+        sweep::sweep(&table, &mut view, self.config.retention(self.keep), mode).await.map(Some)
     }
 }
 

@@ -55,6 +55,12 @@ pub fn date_directory(date: NaiveDate) -> String {
     format!("date={date}/")
 }
 
+/// Directory of the log inside the table.
+pub const LOG: &str = "_delta_log";
+
+/// Path inside the table of the object that names the latest checkpoint.
+pub const LAST_CHECKPOINT: &str = "_delta_log/_last_checkpoint";
+
 /// Path inside the table of the commit that makes `version`.
 pub fn commit_path(version: u64) -> String {
     format!("_delta_log/{version:020}.json")

@@ -33,6 +33,8 @@ pub mod reader;
 pub mod store;
 pub mod actions;
 pub mod state;
+pub mod cleanup;
+pub mod staging;
 mod kernel;
 pub mod table;
 #[cfg(feature = "testing")]

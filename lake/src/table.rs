@@ -9,11 +9,13 @@
 //! [`Table::commit`] looks at what is stored under the version and knows whose it is.
 
 use crate::actions::{self, Action, Add, CommitInfo, Format, Metadata, Protocol, Remove, STATS_COLUMNS, Txn};
+use crate::cleanup::LogObject;
 use crate::evolution::{Conflict, Merged, merge};
 use crate::file::DataFile;
 use crate::kernel::{self, Kernel};
 use crate::layout;
 use crate::schema::TableSchema;
+use crate::staging::{self, Staging};
 use crate::state::{ForeignCommit, Keep, TableState};
 use crate::store::{self, Lake, StoreError};
 use delta_kernel::KernelError;
@@ -29,8 +31,8 @@ use uuid::Uuid;
 /// Commits between two checkpoints. DuckDB reads every commit since the last one, several times a query.
 pub const CHECKPOINT_EVERY: u64 = 100;
 
-/// A state older than this is read anew through a listing before anything is committed on it: the log behind
-/// checkpoints is cleaned up after a day, and a version must never be stored in a place that was once taken.
+/// A state older than this is read anew rather than commit by commit. That the log behind checkpoints is cleaned up has no
+/// part in it: see [`Table::is_behind`].
 const TRUST_STATE_FOR: Duration = Duration::from_secs(3600);
 
 /// Readers may use files for so long after they left the table.
@@ -244,18 +246,51 @@ impl Table {
     /// Brings a state to the latest version.
     pub async fn refresh(&self, state: &mut TableState) -> Result<(), TableError> {
         if state.loaded_at.elapsed() > TRUST_STATE_FOR {
-            // One that had no version when it was looked up may have one now, and "none" must be true: a partition that
-            // the table does not know may start anywhere.
-            let mut app_ids: BTreeSet<String> = state.txns().keys().cloned().collect();
-            app_ids.extend(state.looked_up.iter().cloned());
-            let fresh = self.load(state.keep(), &Vec::from_iter(app_ids)).await?;
-            state.replace(fresh);
+            self.reload(state).await?;
         }
-        while let Some(actions) = self.read_commit(state.version + 1).await? {
-            state.apply(&actions)?;
+        loop {
+            while let Some(actions) = self.read_commit(state.version + 1).await? {
+                state.apply(&actions)?;
+            }
+            if !self.is_behind(state.version).await? {
+                break;
+            }
+            self.reload(state).await?;
         }
         state.loaded_at = std::time::Instant::now();
         Ok(())
+    }
+
+    async fn reload(&self, state: &mut TableState) -> Result<(), TableError> {
+        // One that had no version when it was looked up may have one now, and "none" must be true: a partition that
+        // the table does not know may start anywhere.
+        let mut app_ids: BTreeSet<String> = state.txns().keys().cloned().collect();
+        app_ids.extend(state.looked_up.iter().cloned());
+        let fresh = self.load(state.keep(), &Vec::from_iter(app_ids)).await?;
+        state.replace(fresh);
+        Ok(())
+    }
+
+    /// Whether there are later versions, by what `_last_checkpoint` names.
+    ///
+    /// A process may sleep for days (a frozen container, a laptop's lid, a virtual machine that is moved), and no clock of
+    /// its own need tell: monotonic ones stand still, others are set when they are set. Meanwhile the commits that follow
+    /// its version may have been cleaned up, and "there is no next commit" would look like "this is the latest version".
+    /// Clean-up removes only what lies below the version that `_last_checkpoint` names, so who asks for the commit first
+    /// and then reads the name knows.
+    async fn is_behind(&self, version: u64) -> Result<bool, TableError> {
+        Ok(self.named_checkpoint().await?.is_some_and(|named| named > version))
+    }
+
+    /// The version of the checkpoint that `_last_checkpoint` names.
+    pub async fn named_checkpoint(&self) -> Result<Option<u64>, TableError> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            version: u64,
+        }
+        let named = store::get(self.store.as_ref(), &self.file_path(layout::LAST_CHECKPOINT)).await?;
+        // It may be read while it is written over. Readers do without one that is damaged, too.
+        Ok(named.and_then(|json| serde_json::from_slice::<Named>(&json).ok()).map(|named| named.version))
     }
 
     /// Makes the next version, if nobody else has. On [`Outcome::Committed`] the state is that version. An error leaves
@@ -270,8 +305,15 @@ impl Table {
         let version = state.version + 1;
         let path = self.file_path(&layout::commit_path(version));
         let payload = PutPayload::from_bytes(actions::to_lines(&actions));
-        let error = match self.store.put_opts(&path, payload, PutOptions::from(PutMode::Create)).await {
+        let put = self.store.put_opts(&path, payload, PutOptions::from(PutMode::Create));
+        let (put, is_behind) = futures::join!(put, self.is_behind(version));
+        let error = match put {
             Ok(_) => {
+                if is_behind? {
+                    // The place was taken once, and was cleaned up: nobody will ever read what is stored there.
+                    self.reload(state).await?;
+                    return Ok(Outcome::Conflict);
+                }
                 state.apply(&actions)?;
                 state.loaded_at = std::time::Instant::now();
                 return Ok(Outcome::Committed);
@@ -288,7 +330,7 @@ impl Table {
             Err(err) => return Err(err),
         };
         self.refresh(state).await?;
-        Ok(if committed { Outcome::Committed } else { Outcome::Conflict })
+        Ok(if committed && !is_behind? { Outcome::Committed } else { Outcome::Conflict })
     }
 
     /// Writes a checkpoint if the version asks for one. Readers get slower without, but nothing is lost: the caller may
@@ -334,8 +376,34 @@ impl Table {
         actions.map(Some).map_err(damaged)
     }
 
+    /// Everything in the directory of the log.
+    pub async fn list_log(&self) -> Result<Vec<LogObject>, TableError> {
+        let log = self.file_path(layout::LOG);
+        let mut objects = self.store.list(Some(&log));
+        let mut listed = Vec::new();
+        while let Some(object) = objects.next().await {
+            let object = object.map_err(|source| list_failed(&log, source))?;
+            let Some(parts) = object.location.prefix_match(&log) else { continue };
+            let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+            listed.push(LogObject { name, bytes: object.size, modified_ms: object.last_modified.timestamp_millis() });
+        }
+        Ok(listed)
+    }
+
+    /// Reads a version through its checkpoint, all of it: a checkpoint that cannot be read stands for nothing.
+    pub async fn prove_readable(&self, version: u64) -> Result<(), TableError> {
+        self.find_files(version, |_| false).await?;
+        self.load_version(Some(version), Keep::Txns, &[]).await?;
+        Ok(())
+    }
+
+    /// What uploads to a local lake left behind that were cut off: see [`crate::staging`].
+    pub async fn list_staging(&self) -> Result<Vec<Staging>, TableError> {
+        staging::list(&self.url).await.map_err(|source| StoreError::Directory { path: self.url.clone(), source }.into())
+    }
+
     async fn versions_since(&self, since_ms: i64) -> Result<Vec<u64>, TableError> {
-        let log = self.file_path("_delta_log");
+        let log = self.file_path(layout::LOG);
         let mut objects = self.store.list(Some(&log));
         let mut versions = Vec::new();
         while let Some(object) = objects.next().await {
@@ -351,7 +419,7 @@ impl Table {
     }
 
     async fn exists(&self) -> Result<bool, TableError> {
-        let log = self.file_path("_delta_log");
+        let log = self.file_path(layout::LOG);
         match self.store.list(Some(&log)).next().await {
             Some(Ok(_)) => Ok(true),
             None | Some(Err(object_store::Error::NotFound { .. })) => Ok(false),

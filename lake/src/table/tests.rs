@@ -136,6 +136,44 @@ async fn checkpoints_keep_files_tags_and_txns() {
 }
 
 #[tokio::test]
+async fn whoever_slept_while_the_log_was_cleaned_up_takes_no_old_version_for_the_latest() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, store) = faulty_lake(directory.path()).unwrap();
+    let table = table(&lake).await;
+    let mut state = table.load(Keep::Files, &[]).await.unwrap();
+    let mut sleepers = Vec::new();
+    for end in 1..=203 {
+        table.commit(&mut state, &append(&format!("f{end}"), end)).await.unwrap();
+        table.checkpoint_if_due(state.version).await.unwrap();
+        if [50, 60, 70].contains(&end) {
+            sleepers.push(state.clone());
+        }
+    }
+    for version in 0..200 {
+        table.store.delete(&table.file_path(&layout::commit_path(version))).await.unwrap();
+    }
+    // By their own clocks no time has passed.
+    sleepers.iter_mut().for_each(|state| state.loaded_at = std::time::Instant::now());
+
+    let [reader, writer, unlucky] = &mut sleepers[..] else { panic!("three sleep") };
+    table.refresh(reader).await.unwrap();
+    assert_eq!((reader.version, reader.txn(APP)), (203, Some(203)));
+    assert_eq!(reader.files(), state.files());
+
+    // The place of its next version is free again. What is stored there is in no version.
+    assert_eq!(table.commit(writer, &append("lost", 61)).await.unwrap(), Outcome::Conflict);
+    store.inject(Op::Put, "00071.json", Fault::FailAfterSuccess, 1);
+    assert_eq!(table.commit(unlucky, &append("lost", 71)).await.unwrap(), Outcome::Conflict);
+    for state in [&*writer, &*unlucky] {
+        assert_eq!((state.version, state.txn(APP)), (203, Some(203)));
+    }
+    assert_eq!(table.commit(writer, &append("late", 204)).await.unwrap(), Outcome::Committed);
+    table.refresh(reader).await.unwrap();
+    assert_eq!((reader.version, reader.files().len()), (204, 204));
+    assert_eq!(table.load(Keep::Files, &[]).await.unwrap().files(), reader.files());
+}
+
+#[tokio::test]
 async fn a_table_of_another_schema_is_refused() {
     let fixture = fixture();
     table(&fixture.lake).await;

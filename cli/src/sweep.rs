@@ -1,0 +1,145 @@
+//! `lakehose sweep`: takes away now what a compactor would sooner or later, or tells what that is.
+//!
+//! It may run beside a compactor, for both decide on what the table says. Without `--dry-run` it is what a compactor does
+//! once an hour.
+
+use crate::args;
+use crate::config::Config;
+use crate::dead::to_stdout;
+use crate::failure::with_advice;
+use crate::tables;
+use anyhow::{Context, bail};
+use chrono::{DateTime, NaiveDate, SecondsFormat};
+use compactor::sweep::{ExpiredDate, Mode, Report, Victim, Waiting, Why};
+use indicatif::ProgressBar;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write};
+use std::time::Duration;
+
+pub async fn run(args: &args::Sweep, config: &Config) -> anyhow::Result<()> {
+    let all = config.datasets()?;
+    let Some(dataset) = all.iter().find(|dataset| dataset.name == args.dataset) else {
+        let known: Vec<&str> = all.iter().map(|dataset| dataset.name.as_str()).collect();
+        bail!("there is no dataset {} (datasets of the configuration: {})", args.dataset, known.join(", "));
+    };
+    // Where there is something to sweep, there is a lake.
+    let lake = tables::open_existing_lake(config).await?;
+    let url = lake.table_url(&dataset.name);
+    let deps = compactor::Deps { lake, datasets: vec![dataset.clone()], memory: config.memory.compactor };
+    let mode = if args.dry_run { Mode::DryRun } else { Mode::Full };
+    let mut reports = Vec::new();
+    for mut worker in compactor::workers(&config.compaction, &deps) {
+        let table = worker.table().to_owned();
+        let progress = ProgressBar::new_spinner().with_message(format!("sweeping {table}"));
+        progress.enable_steady_tick(Duration::from_millis(100));
+        let swept = worker.sweep_alone(mode).await;
+        progress.finish_and_clear();
+        let report = swept.map_err(|err| with_advice(err.into())).with_context(|| format!("cannot sweep {table}"))?;
+        reports.extend(report.map(|report| (table, report)));
+    }
+    if reports.is_empty() {
+        bail!("there is no table at {url}: check --lake");
+    }
+    let lines: Vec<Line> = reports.iter().flat_map(|(table, report)| lines(table, report, mode)).collect();
+    to_stdout(print(&lines, args.json, &mut BufWriter::new(io::stdout().lock())))?;
+    let failed: usize = reports.iter().map(|(_, report)| report.failed).sum();
+    if let Some(failure) = reports.iter().find_map(|(_, report)| report.failure.as_ref()) {
+        bail!(
+            "{failed} of what is due could not be taken away and stays due (the last: {failure}): let the store delete \
+             objects (s3:DeleteObject), then run it again"
+        );
+    }
+    Ok(())
+}
+
+/// What becomes of some files of a table, all for the same reason.
+struct Line<'a> {
+    table: &'a str,
+    why: Why,
+    what: &'static str,
+    files: usize,
+    bytes: u64,
+    /// Of a date that expires.
+    date: Option<(NaiveDate, u64)>,
+    /// When the first and the last of it is due.
+    due: Option<(String, String)>,
+    paths: Vec<&'a str>,
+}
+
+fn lines<'a>(table: &'a str, report: &'a Report, mode: Mode) -> Vec<Line<'a>> {
+    let (left, deleted) = match mode {
+        Mode::DryRun => ("would leave the table", "would be deleted"),
+        _ => ("left the table", "deleted"),
+    };
+    let of_date = |expired: &ExpiredDate| {
+        let ExpiredDate { date, files, rows, bytes } = *expired;
+        Line { table, why: Why::Expired, what: left, files, bytes, date: Some((date, rows)), due: None, paths: vec![] }
+    };
+    let mut by_reason: BTreeMap<Why, Vec<&Victim>> = BTreeMap::new();
+    for victim in &report.deleted {
+        by_reason.entry(victim.why).or_default().push(victim);
+    }
+    let of_victims = |(why, victims): (Why, Vec<&'a Victim>)| Line {
+        table,
+        why,
+        what: deleted,
+        files: victims.len(),
+        bytes: victims.iter().filter_map(|victim| victim.bytes).sum(),
+        date: None,
+        due: None,
+        paths: victims.iter().map(|victim| victim.path.as_str()).collect(),
+    };
+    let of_waiting = |waiting: &Waiting| {
+        let Waiting { why, files, bytes, first_ms, last_ms } = *waiting;
+        Line {
+            table,
+            why,
+            what: "waits",
+            files,
+            bytes,
+            date: None,
+            due: Some((show(first_ms), show(last_ms))),
+            paths: vec![],
+        }
+    };
+    let expired = report.expired.iter().map(of_date);
+    expired.chain(by_reason.into_iter().map(of_victims)).chain(report.waiting.iter().map(of_waiting)).collect()
+}
+
+fn show(ms: i64) -> String {
+    let time = DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::<chrono::Utc>::MAX_UTC);
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn print(lines: &[Line<'_>], as_json: bool, out: &mut impl Write) -> io::Result<()> {
+    if as_json {
+        for line in lines {
+            let Line { table, why, what, files, bytes, date, due, paths } = line;
+            let (date, rows) = (date.map(|(date, _)| date), date.map(|(_, rows)| rows));
+            let (first, last) = (due.as_ref().map(|due| &due.0), due.as_ref().map(|due| &due.1));
+            let object = json!({
+                "table": table, "why": why.as_str(), "what": what, "files": files, "bytes": bytes, "date": date,
+                "rows": rows, "first_due": first, "last_due": last, "paths": paths,
+            });
+            writeln!(out, "{object}")?;
+        }
+        return out.flush();
+    }
+    if lines.is_empty() {
+        writeln!(out, "nothing to take away, and nothing waits for it")?;
+        return out.flush();
+    }
+    let width = lines.iter().map(|line| line.table.len()).max().unwrap_or(0).max(5);
+    writeln!(out, "{:<width$}  {:<10}  {:<21}  {:>9}  {:>14}", "table", "why", "what", "files", "bytes")?;
+    for Line { table, why, what, files, bytes, date, due, .. } in lines {
+        write!(out, "{table:<width$}  {:<10}  {what:<21}  {files:>9}  {bytes:>14}", why.as_str())?;
+        match (date, due) {
+            (Some((date, rows)), _) => writeln!(out, "  {date}, {rows} rows")?,
+            (_, Some((first, last))) if first == last => writeln!(out, "  until {first}")?,
+            (_, Some((first, last))) => writeln!(out, "  until {first} to {last}")?,
+            _ => writeln!(out)?,
+        }
+    }
+    out.flush()
+}

@@ -1,0 +1,181 @@
+//! Decides which data files nobody can need any more (invariant I4): those that left the table longer ago than the
+//! longest query lasts, and those that never got into it and are too old to be waiting for a commit.
+//!
+//! A live file is never deleted, whatever a clock says.
+
+use super::{Retention, Waiting, Why};
+use chrono::NaiveDate;
+use futures::StreamExt;
+use lake::store::StoreError;
+use lake::{DataFile, Table, TableError};
+use object_store::path::Path;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A file in the store, by its path inside the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub path: String,
+    pub bytes: u64,
+    /// Milliseconds since the epoch.
+    pub modified_ms: i64,
+}
+
+/// What the table says of its files.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// Files in the table.
+    pub live: &'a BTreeMap<String, Arc<DataFile>>,
+    /// When files left it, milliseconds since the epoch: all that did in the time of the retention.
+    pub removed: &'a BTreeMap<String, i64>,
+}
+
+/// Which files to delete at `now_ms`.
+pub fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Retention) -> Vec<(String, Why)> {
+    let is_over = |since_ms: i64, stay: Duration| now_ms.saturating_sub(since_ms) > stay.as_millis() as i64;
+    let is_live = |path: &str| known.live.contains_key(path);
+    let is_past = |removed_ms: i64| is_over(removed_ms, retention.removed);
+    // An upload may wait for its commit only so long, by the clocks of the store and of its processor. A clock that is
+    // fast here must not cut that short, so an orphan's age is measured up to the store's latest file at most.
+    let newest_ms = stored.iter().map(|file| file.modified_ms).max().unwrap_or(i64::MIN);
+    let is_orphan =
+        |file: &Stored| newest_ms.min(now_ms).saturating_sub(file.modified_ms) > retention.orphans.as_millis() as i64;
+    let mut victims: BTreeMap<String, Why> = BTreeMap::new();
+    for (path, removed_ms) in known.removed {
+        if is_past(*removed_ms) && !is_live(path) {
+            victims.insert(path.clone(), Why::Removed);
+        }
+    }
+    for file in stored {
+        let is_awaited = known.removed.get(&file.path).is_some_and(|removed_ms| !is_past(*removed_ms));
+        if is_orphan(file) && !is_live(&file.path) && !is_awaited {
+            victims.entry(file.path.clone()).or_insert(Why::Orphan);
+        }
+    }
+    victims.into_iter().collect()
+}
+
+/// What stays for now at `now_ms` though no version has it, and until when. Only what is `stored` is counted.
+pub fn waiting(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Retention) -> Vec<Waiting> {
+    let due: BTreeMap<String, Why> = decide(known, stored, now_ms, retention).into_iter().collect();
+    let stays = |file: &&Stored| !known.live.contains_key(&file.path) && !due.contains_key(&file.path);
+    let (mut removed, mut orphans) = (Vec::new(), Vec::new());
+    for file in stored.iter().filter(stays) {
+        match known.removed.get(&file.path) {
+            Some(removed_ms) => removed.push((file.bytes, removed_ms + retention.removed.as_millis() as i64)),
+            None => orphans.push((file.bytes, file.modified_ms + retention.orphans.as_millis() as i64)),
+        }
+    }
+    let both = [(Why::Removed, removed), (Why::Orphan, orphans)];
+    both.into_iter().filter_map(|(why, files)| Waiting::sum(why, &files)).collect()
+}
+
+/// All data files in the directories of dates.
+pub(super) async fn list(table: &Table) -> Result<Vec<Stored>, TableError> {
+    let root = table.file_path("");
+    let failed = |source| StoreError::Object { operation: "list", path: root.to_string(), source };
+    let directories = table.store().list_with_delimiter(Some(&root)).await.map_err(failed)?.common_prefixes;
+    let mut stored = Vec::new();
+    for directory in directories.iter().filter(|directory| is_date(directory)) {
+        let mut objects = table.store().list(Some(directory));
+        while let Some(object) = objects.next().await {
+            let object = object.map_err(failed)?;
+            let Some(parts) = object.location.prefix_match(&root) else { continue };
+            let path = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+            if path.ends_with(".parquet") {
+                stored.push(Stored { path, bytes: object.size, modified_ms: object.last_modified.timestamp_millis() });
+            }
+        }
+    }
+    Ok(stored)
+}
+
+fn is_date(directory: &Path) -> bool {
+    let date = directory.filename().and_then(|name| name.strip_prefix("date="));
+    date.is_some_and(|date| date.parse::<NaiveDate>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_000_000;
+
+    const RETENTION: Retention = Retention {
+        dates: None,
+        removed: Duration::from_millis(60),
+        orphans: Duration::from_millis(240),
+        log: Duration::ZERO,
+    };
+
+    fn live(paths: &[&str]) -> BTreeMap<String, Arc<DataFile>> {
+        let file = |path: &str| DataFile {
+            path: path.into(),
+            size: 1,
+            date: NaiveDate::default(),
+            modified_ms: 0,
+            stats: Default::default(),
+            ranges: Vec::new(),
+            sorted_by: Vec::new(),
+        };
+        paths.iter().map(|path| (path.to_string(), Arc::new(file(path)))).collect()
+    }
+
+    fn deleted(live_paths: &[&str], removed: &[(&str, i64)], stored: &[(&str, i64)]) -> Vec<(String, Why)> {
+        let removed = removed.iter().map(|(path, at)| (path.to_string(), NOW - at)).collect();
+        let stored: Vec<Stored> = stored
+            .iter()
+            .map(|(path, age)| Stored { path: path.to_string(), bytes: 10, modified_ms: NOW - age })
+            .collect();
+        decide(Known { live: &live(live_paths), removed: &removed }, &stored, NOW, RETENTION)
+    }
+
+    #[test]
+    fn a_removed_file_goes_when_its_time_is_over() {
+        assert_eq!(deleted(&[], &[("new", 60), ("old", 61)], &[]), [("old".to_owned(), Why::Removed)]);
+    }
+
+    #[test]
+    fn an_orphan_goes_when_it_cannot_be_waiting_for_a_commit() {
+        let stored = [("now", 0), ("new", 240), ("old", 241)];
+        assert_eq!(deleted(&[], &[], &stored), [("old".to_owned(), Why::Orphan)]);
+    }
+
+    #[test]
+    fn a_clock_that_is_fast_deletes_no_file_that_may_be_waiting_for_its_commit() {
+        // By this clock both are old; by the store's, one came soon after the other.
+        assert_eq!(deleted(&[], &[], &[("just now", 100_000), ("before", 100_240)]), []);
+        let stored = [("just now", 100_000), ("old", 100_241)];
+        assert_eq!(deleted(&[], &[], &stored), [("old".to_owned(), Why::Orphan)]);
+    }
+
+    #[test]
+    fn a_file_removed_lately_is_no_orphan_however_old_it_is() {
+        assert_eq!(deleted(&[], &[("a", 10)], &[("a", 100_000)]), []);
+    }
+
+    #[test]
+    fn a_live_file_stays_whatever_the_clock_says() {
+        assert_eq!(deleted(&["a", "b"], &[("a", 100_000)], &[("a", 100_000), ("b", 100_000)]), []);
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_deletes_nothing() {
+        assert_eq!(deleted(&[], &[("a", -1_000)], &[("b", -1_000)]), []);
+    }
+
+    #[test]
+    fn what_waits_is_told_with_the_time_until_it_does() {
+        let removed = [("a".to_owned(), NOW - 50), ("b".to_owned(), NOW - 20), ("gone".to_owned(), NOW - 61)].into();
+        let at = |path: &str, age| Stored { path: path.into(), bytes: 10, modified_ms: NOW - age };
+        let stored = [at("a", 900), at("b", 900), at("live", 900), at("new", 40), at("old", 241), at("now", 0)];
+        let live = live(&["live"]);
+        let waiting = waiting(Known { live: &live, removed: &removed }, &stored, NOW, RETENTION);
+        let expected = [
+            Waiting { why: Why::Removed, files: 2, bytes: 20, first_ms: NOW + 10, last_ms: NOW + 40 },
+            Waiting { why: Why::Orphan, files: 2, bytes: 20, first_ms: NOW + 200, last_ms: NOW + 240 },
+        ];
+        assert_eq!(waiting, expected);
+    }
+}
