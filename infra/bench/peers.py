@@ -1,6 +1,6 @@
 """What ./peers runs; its usage is there.
 
-Files are written as lakehose writes them, as far as a program can: zstd 3, row groups of 122,880 rows, files of 128 MiB.
+Files are written as lakehose writes them, as far as a program can: zstd 3, row groups of 122,880 rows, up to 128 MiB.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import query
 
 ROW_GROUP = 122_880
 FILE_BYTES = 128 << 20
+# Of each query.
+ROUNDS = 7
 
 
 def main():
@@ -104,21 +106,20 @@ def resident():
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-ROUNDS = 7
-
-
 def queries(args):
     """The median time of each query, with its answer."""
     con = query.connect()
     table = f"delta_scan({query.literal(args.table)})"
     of_date = f"date = {query.literal(args.date)}"
     of_device = f"device_id = {query.literal(args.device)}"
+    of_id = f"id = {query.literal(args.id)}"
+    averages = "count(*), round(avg(temp), 6), max(battery)"
     asked = {
         "count of all rows": f"SELECT count(*) FROM {table}",
-        "all rows, grouped": f"SELECT fw, count(*), round(avg(temp), 6), max(battery) FROM {table} GROUP BY fw ORDER BY fw",
-        "one date, one device": f"SELECT count(*), round(avg(temp), 6) FROM {table} WHERE {of_date} AND {of_device}",
-        "last 5 of one device": f"SELECT id, time FROM {table} WHERE {of_device} ORDER BY time DESC, id LIMIT 5",
-        "one id of one date": f"SELECT device_id, time, data FROM {table} WHERE {of_date} AND id = {query.literal(args.id)}",
+        "all rows, grouped": f"SELECT fw, {averages} FROM {table} GROUP BY fw ORDER BY fw",
+        "one date, one device": f"SELECT {averages} FROM {table} WHERE {of_date} AND {of_device}",
+        "last 5 of one device": f"SELECT id, time::VARCHAR FROM {table} WHERE {of_device} ORDER BY time DESC LIMIT 5",
+        "one id of one date": f"SELECT device_id, time::VARCHAR, temp FROM {table} WHERE {of_date} AND {of_id}",
     }
     return [{"query": name} | ask(con, sql) for name, sql in asked.items()]
 

@@ -67,7 +67,10 @@ pub async fn run(args: &args::Compact, config: &Config, as_json: bool) -> anyhow
         for contender in &mut contenders {
             let copies = config.data.join("copies");
             copy_table(&table, &copies.join(&dataset.name)).context("copy the table")?;
-            contender.run(&copies, &dataset.name, shape.rows()).await.with_context(|| format!("run {}", contender.name))?;
+            contender
+                .run(&copies, &dataset.name, shape.rows())
+                .await
+                .with_context(|| format!("run {}", contender.name))?;
             std::fs::remove_dir_all(&copies).context("remove the copy of the table")?;
         }
     }
@@ -109,9 +112,7 @@ impl<'a> Contender<'a> {
     async fn run(&mut self, lake: &Path, dataset: &str, rows: u64) -> anyhow::Result<()> {
         let answer = match self.program {
             Program::Lakehose(memory) => Answer::Took(compaction::start(lake, dataset, memory).await?),
-            Program::Peer(program, words) => {
-                ask(Command::new(program).args(words).arg(lake.join(dataset))).await?
-            }
+            Program::Peer(program, words) => ask(Command::new(program).args(words).arg(lake.join(dataset))).await?,
         };
         match answer {
             Answer::Took(took) => {

@@ -9,8 +9,9 @@ use tokio::process::Command;
 /// Runs a program that says one thing, as JSON. What it complains about goes to our stderr.
 pub async fn ask<T: DeserializeOwned>(command: &mut Command) -> anyhow::Result<T> {
     let program = command.as_std().get_program().display().to_string();
-    let run = command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true).output();
-    let output = run.await.with_context(|| format!("cannot run {program}"))?;
+    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn();
+    let child = started.with_context(|| format!("cannot run {program}"))?;
+    let output = child.wait_with_output().await.with_context(|| format!("wait for {program}"))?;
     if !output.status.success() {
         bail!("{program} ended with {}", output.status);
     }
