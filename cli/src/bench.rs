@@ -17,6 +17,13 @@ mod append;
 mod served;
 mod gateway;
 mod visible;
+mod memory;
+mod fragments;
+mod unmerged;
+mod peers;
+mod compaction;
+mod compact;
+mod queries;
 
 use crate::config::Config;
 use anyhow::bail;
@@ -30,6 +37,9 @@ pub async fn run(args: &Bench, config: &Config) -> anyhow::Result<()> {
         (Some(What::Log(of)), _) => append::run(of, config, args.json).await,
         (Some(What::Gateway(of)), _) => gateway::run(of, config, args.json).await,
         (Some(What::Visible(of)), _) => visible::run(of, config, args.json).await,
+        (Some(What::Compact(of)), _) => compact::run(of, config, args.json).await,
+        (Some(What::Queries(of)), _) => queries::run(of, config, args.json).await,
+        (Some(What::Compaction(of)), _) => compaction::run(of, config).await,
         (None, Some(file)) => replay::run(file, &args.replay, args.json).await,
         (None, None) => {
             bail!("nothing to measure: give --replay FILE, or what to measure (see `lakehose bench --help`)")

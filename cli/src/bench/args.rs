@@ -1,6 +1,7 @@
 //! What can be said to `lakehose bench`.
 
 use crate::args::Kafka;
+use bytesize::ByteSize;
 use clap::Subcommand;
 use std::path::PathBuf;
 use url::Url;
@@ -30,6 +31,13 @@ pub enum What {
     Gateway(Gateway),
     /// From the answer to a request until the event is in the table, for as long as it runs
     Visible(Visible),
+    /// The compactor over one table of fragments, next to DuckDB and deltalake over the same files
+    Compact(Compact),
+    /// DuckDB's queries before and after compaction
+    Queries(Queries),
+    /// The part of `compact` and `queries` that has a process of its own, so that its memory is its own
+    #[command(hide = true)]
+    Compaction(Compaction),
 }
 
 #[derive(Debug, clap::Args)]
@@ -96,6 +104,55 @@ pub struct Visible {
     pub seconds: u64,
     #[command(flatten)]
     pub place: Place,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Compact {
+    /// How many files the rows lie in
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u64).range(2..=100_000))]
+    pub fragments: u64,
+    /// How many rows, rounded up to as many in every file
+    #[arg(long, value_name = "N", default_value = "2000000", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rows: u64,
+    /// Declare four columns, instead of leaving all members in `data`
+    #[arg(long)]
+    pub columns: bool,
+    /// Memory of the compactor [default: that of the configuration]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Each is run so often, one after the other, and the median is told
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
+    /// What runs DuckDB and deltalake: `infra/bench/peers` of a clone [default: they are not measured]
+    #[arg(long, value_name = "PROGRAM")]
+    pub peers: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Queries {
+    /// How many files a table is made of, for each table
+    #[arg(long, value_name = "N", default_values = ["1000", "10000"], value_delimiter = ',',
+          value_parser = clap::value_parser!(u64).range(10..=100_000))]
+    pub fragments: Vec<u64>,
+    /// Rows of a file
+    #[arg(long, value_name = "N", default_value = "500", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rows: u64,
+    /// What asks DuckDB: `infra/bench/peers` of a clone
+    #[arg(long, value_name = "PROGRAM")]
+    pub peers: PathBuf,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Compaction {
+    /// The table
+    pub dataset: String,
+    /// Memory of the compactor
+    #[arg(long)]
+    pub memory: ByteSize,
 }
 
 #[derive(Debug, clap::Args)]

@@ -11,6 +11,7 @@ pub struct Figures {
     what: String,
     load_before: Load,
     figures: Vec<Figure>,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -23,11 +24,16 @@ struct Figure {
 impl Figures {
     /// To be made before the work, for the load of the machine is that of others then.
     pub fn new(what: impl Into<String>) -> Figures {
-        Figures { what: what.into(), load_before: Load::now(), figures: Vec::new() }
+        Figures { what: what.into(), load_before: Load::now(), figures: Vec::new(), notes: Vec::new() }
     }
 
     pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
         self.figures.push(Figure { name: name.into(), value, unit });
+    }
+
+    /// Says what no figure does.
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
     }
 
     /// CPU time of one event, in nanoseconds.
@@ -52,6 +58,7 @@ impl Figures {
             "load_before": self.load_before.0,
             "load_after": Load::now().0,
             "figures": figures,
+            "notes": self.notes,
         })
     }
 
@@ -61,6 +68,9 @@ impl Figures {
         let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or_default();
         for Figure { name, value, unit } in &self.figures {
             table += &format!("  {name:<width$}  {:>12}  {unit}\n", readable(*value));
+        }
+        for note in &self.notes {
+            table += &format!("  {note}\n");
         }
         table
     }

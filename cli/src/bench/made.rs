@@ -9,15 +9,15 @@ use rand::{Rng, SeedableRng};
 use uuid::Uuid;
 
 const DEVICES: u32 = 10_000;
-/// So many events are a second apart.
-const EVENTS_A_SECOND: u64 = 100_000;
+/// Of events that come one after another, unless it is said: 100,000 a second.
+const APART: TimeDelta = TimeDelta::microseconds(10);
 
 /// An endless stream of events.
 #[derive(Debug)]
 pub struct Events {
     random: StdRng,
-    first: DateTime<Utc>,
-    made: u64,
+    next: DateTime<Utc>,
+    apart: TimeDelta,
 }
 
 /// One event, as a device posts it.
@@ -31,7 +31,12 @@ pub struct Made {
 impl Events {
     /// Events from `first` on, by the clocks of the devices.
     pub fn from(first: DateTime<Utc>) -> Events {
-        Events { random: StdRng::seed_from_u64(7), first, made: 0 }
+        Events::apart(first, APART)
+    }
+
+    /// Events from `first` on, each so much after the one before.
+    pub fn apart(first: DateTime<Utc>, apart: TimeDelta) -> Events {
+        Events { random: StdRng::seed_from_u64(7), next: first, apart }
     }
 }
 
@@ -42,15 +47,14 @@ impl Iterator for Events {
         let random = &mut self.random;
         let id = Uuid::from_u128(random.random()).to_string();
         let device_id = format!("device-{:06}", random.random_range(0..DEVICES));
-        let time = self.first + TimeDelta::microseconds((self.made * 1_000_000 / EVENTS_A_SECOND) as i64);
-        let time = time.to_rfc3339_opts(SecondsFormat::Millis, true);
+        let time = self.next.to_rfc3339_opts(SecondsFormat::Millis, true);
         let temp = f64::from(random.random_range(-1_000..4_000)) / 100.0;
         let (battery, rssi) = (random.random_range(0..=100), random.random_range(30..=99));
         let (minor, patch) = (random.random_range(0..10), random.random_range(0..10));
         let json = format!(
             r#"{{"id":"{id}","device_id":"{device_id}","type":"heartbeat","time":"{time}","data":{{"temp":{temp:.2},"battery":{battery},"firmware":{{"version":"1.{minor}.{patch}"}},"rssi":-{rssi},"charging":true}}}}"#
         );
-        self.made += 1;
+        self.next += self.apart;
         Some(Made { id, device_id, json })
     }
 }
