@@ -213,6 +213,45 @@ fn a_dataset_without_dead_letters_has_none_and_an_unknown_one_is_told_so() {
 }
 
 #[test]
+fn a_sweep_tells_what_would_go_and_what_waits_before_it_takes_it_away() {
+    let directory = empty();
+    let (code, line) = complaint(lakehose(directory.path(), &["sweep", "evnets"]));
+    assert_eq!(code, 1);
+    assert_says(&line, &["evnets", "events"]);
+    std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
+    let (_, line) = complaint(lakehose(directory.path(), &["sweep", "events"]));
+    assert_says(&line, &["no table", "lake/events", "--lake"]);
+
+    assert!(Running::start(up(directory.path(), "", &[])).stop().status.success());
+    let sweep = |args: &[&str]| {
+        let output = lakehose(directory.path(), &[&["sweep", "events"], args].concat()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(sweep(&[]), "nothing to take away, and nothing waits for it\n");
+    let date = directory.path().join("lakehose-data/lake/events/date=2026-11-22");
+    std::fs::create_dir_all(&date).unwrap();
+    for (name, hours) in [("old", 25), ("new", 0)] {
+        let file = std::fs::File::create(date.join(format!("{name}.parquet"))).unwrap();
+        (&file).write_all(b"orphan").unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
+    }
+    let dry = sweep(&["--dry-run"]);
+    assert_says(&dry, &["orphan", "would be deleted", "waits", "until 2"]);
+    let json = sweep(&["--dry-run", "--json"]);
+    let lines: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!((&lines[0]["what"], &lines[0]["bytes"]), (&"would be deleted".into(), &6.into()));
+    assert_eq!(lines[0]["paths"], serde_json::json!(["date=2026-11-22/old.parquet"]));
+    assert_eq!((&lines[1]["what"], &lines[1]["files"]), (&"waits".into(), &1.into()));
+    assert!(date.join("old.parquet").exists());
+
+    assert_says(&sweep(&[]), &["orphan", "deleted", "waits"]);
+    assert!(!date.join("old.parquet").exists() && date.join("new.parquet").exists());
+    assert!(!sweep(&[]).contains("deleted"));
+}
+
+#[test]
 fn replaying_into_the_log_of_a_running_process_says_what_to_do() {
     let directory = empty();
     let _running = Running::start(up(directory.path(), "", &[]));

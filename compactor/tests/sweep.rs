@@ -3,7 +3,8 @@
 mod support;
 
 use bytesize::ByteSize;
-use compactor::sweep::{Mode, Report, Why};
+use compactor::sweep::{self, Mode, Report, Retention, Why};
+use compactor::view::View;
 use compactor::worker::{Turn, Worker};
 use compactor::{Config, Deps};
 use lake::dataset::Dataset;
@@ -34,7 +35,7 @@ fn worker(lake: &Lake, config: Config) -> Worker {
     workers(lake, config, events(None)).swap_remove(0)
 }
 
-async fn sweep(worker: &mut Worker, mode: Mode) -> Report {
+async fn swept(worker: &mut Worker, mode: Mode) -> Report {
     worker.sweep_alone(mode).await.unwrap().unwrap()
 }
 
@@ -129,11 +130,11 @@ async fn behind_a_day_of_commits_the_log_is_cleaned_up_and_every_version_kept_is
     backdate_log(&directory, 330);
     let mut worker = worker(&lake, Config::default());
     // A day is 96 commits: the checkpoint of version 200 is old enough, that of 300 is not.
-    let planned = sweep(&mut worker, Mode::DryRun).await;
+    let planned = swept(&mut worker, Mode::DryRun).await;
     assert_eq!(commits(&table).await.len(), 331);
-    let swept = sweep(&mut worker, Mode::Full).await;
-    assert_eq!((&swept.deleted.len(), swept.failed), (&planned.deleted.len(), 0));
-    assert!(swept.deleted.iter().all(|victim| victim.why == Why::Log && victim.bytes.is_some()));
+    let done = swept(&mut worker, Mode::Full).await;
+    assert_eq!((done.deleted.len(), done.failed), (planned.deleted.len(), 0));
+    assert!(done.deleted.iter().all(|victim| victim.why == Why::Log && victim.bytes.is_some()));
     assert_eq!(commits(&table).await, (200..=330).collect::<Vec<_>>());
     assert!(path_of(&directory, layout::LAST_CHECKPOINT).exists());
 
@@ -151,7 +152,7 @@ async fn behind_a_day_of_commits_the_log_is_cleaned_up_and_every_version_kept_is
     let mut sleeper = sleeper.unwrap();
     table.refresh(&mut sleeper).await.unwrap();
     assert_eq!((sleeper.version, sleeper.files()), (331, state.files()));
-    assert_eq!(sweep(&mut worker, Mode::Full).await.deleted, []);
+    assert_eq!(swept(&mut worker, Mode::Full).await.deleted, []);
 }
 
 /// Needs DuckDB: `LAKEHOSE_TEST_DUCKDB=infra/duckdb/query`.
@@ -179,7 +180,7 @@ async fn time_travel_and_readers_of_an_old_version_find_all_its_files_after_merg
         backdate(&path_of(&directory, file), 6 * HOUR);
     }
     for _ in 0..2 {
-        assert_eq!(sweep(&mut worker, Mode::Full).await.deleted, []);
+        assert_eq!(swept(&mut worker, Mode::Full).await.deleted, []);
         for state in &held {
             for file in state.files().values() {
                 assert_eq!(read_file(&table, file).await.len() as u64, file.rows());
@@ -208,7 +209,7 @@ async fn an_upload_that_waits_for_its_commit_stays_and_one_that_nobody_commits_g
         backdate(staging, age * HOUR);
     }
     let mut worker = worker(&lake, Config::default());
-    let report = sweep(&mut worker, Mode::Full).await;
+    let report = swept(&mut worker, Mode::Full).await;
     let deleted: Vec<(Why, &str)> = report.deleted.iter().map(|gone| (gone.why, gone.path.as_str())).collect();
     let expected = [(Why::Orphan, orphan.path.as_str()), (Why::Unfinished, "date=2024-10-04/a.parquet#1")];
     assert_eq!(deleted, expected);
@@ -217,7 +218,7 @@ async fn an_upload_that_waits_for_its_commit_stays_and_one_that_nobody_commits_g
     assert!(!staging[0].exists() && staging[1].exists());
 
     append(&table, &mut state, vec![waiting, latest]).await;
-    assert_eq!(sweep(&mut worker, Mode::Full).await.deleted, []);
+    assert_eq!(swept(&mut worker, Mode::Full).await.deleted, []);
     assert_eq!(read(&table, None).await.len() as i64, 2 * ROWS);
 }
 
@@ -236,7 +237,7 @@ async fn an_expired_date_leaves_in_one_commit_and_its_files_stay_for_readers() {
     // Its merge would be due, too, and is not worth it.
     let config = Config { cold_after: Duration::ZERO, ..Config::default() };
     let mut worker = workers(&lake, config.clone(), events(Some(24 * HOUR))).swap_remove(0);
-    let planned = sweep(&mut worker, Mode::DryRun).await;
+    let planned = swept(&mut worker, Mode::DryRun).await;
     assert_eq!(table.load(Keep::Txns, &[]).await.unwrap().version, 7);
     assert_eq!(turn(&mut worker).await, Turn { expired: 6, ..Turn::default() });
     let [date] = planned.expired[..] else { panic!("{planned:?}") };
@@ -283,7 +284,7 @@ async fn expiry_beside_appenders_and_rivals_takes_each_file_once() {
             tokio::spawn(async move {
                 let mut expired = 0;
                 for _ in 0..40 {
-                    expired += sweep(&mut worker, Mode::Quick).await.files_expired();
+                    expired += swept(&mut worker, Mode::Quick).await.files_expired();
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 (worker, expired)
@@ -294,7 +295,7 @@ async fn expiry_beside_appenders_and_rivals_takes_each_file_once() {
     let mut expired = 0;
     for sweeper in sweepers {
         let (mut worker, of_one) = sweeper.await.unwrap();
-        expired += of_one + sweep(&mut worker, Mode::Quick).await.files_expired();
+        expired += of_one + swept(&mut worker, Mode::Quick).await.files_expired();
     }
     assert_eq!(expired, 150);
     assert!(table.load(Keep::Files, &[]).await.unwrap().files().is_empty());
@@ -308,7 +309,7 @@ async fn many_files_expire_in_commits_of_bounded_size() {
     let mut state = table.load(Keep::Files, &[]).await.unwrap();
     append(&table, &mut state, (0..9_000).map(unwritten).collect()).await;
     let mut worker = workers(&lake, Config::default(), events(Some(HOUR))).swap_remove(0);
-    let report = sweep(&mut worker, Mode::Quick).await;
+    let report = swept(&mut worker, Mode::Quick).await;
     assert_eq!((report.expired.len(), report.files_expired()), (1, 9_000));
     table.refresh(&mut state).await.unwrap();
     assert_eq!((state.version, state.files().len()), (4, 0));
@@ -351,25 +352,29 @@ async fn a_cleanup_of_the_log_that_fails_or_is_killed_anywhere_leaves_every_kept
         let (lake, faults) = faulty_lake(directory.path()).unwrap();
         let table = table(&lake, &events(None)).await;
         let mut state = table.load(Keep::Files, &[]).await.unwrap();
-        append_all(&table, &mut state, (0..310).map(unwritten)).await;
+        // Only the checkpoint will know of it.
+        let position = Change { operation: "WRITE", txns: vec![("events/0".into(), 7)], ..Change::default() };
+        assert_eq!(table.commit(&mut state, &position).await.unwrap(), Outcome::Committed);
+        append_all(&table, &mut state, (1..310).map(unwritten)).await;
         backdate_log(&directory, 310);
         faults.inject(Op::Delete, "0000000007", fault, 3);
         let mut first = worker(&lake, Config::default());
-        let swept = tokio::time::timeout(Duration::from_secs(2), first.sweep_alone(Mode::Full)).await;
-        match (fault, swept) {
+        let ended = tokio::time::timeout(Duration::from_secs(2), first.sweep_alone(Mode::Full)).await;
+        match (fault, ended) {
             (Fault::Stall, killed) => assert!(killed.is_err(), "nothing hung"),
-            (_, swept) => assert_eq!(swept.unwrap().unwrap().unwrap().failed, 3),
+            (_, ended) => assert_eq!(ended.unwrap().unwrap().unwrap().failed, 3),
         }
         drop(first);
         for version in [200, 201, 260, 310] {
-            let loaded = table.load_version(Some(version), Keep::Files, &[]).await.unwrap();
-            assert_eq!(loaded.files().len() as u64, version, "{fault:?}");
+            let loaded = table.load_version(Some(version), Keep::Files, &["events/0".into()]).await.unwrap();
+            assert_eq!((loaded.files().len() as u64, loaded.txn("events/0")), (version - 1, Some(7)), "{fault:?}");
         }
         faults.heal();
         let mut second = worker(&lake, Config::default());
-        assert_eq!(sweep(&mut second, Mode::Full).await.failed, 0);
+        assert_eq!(swept(&mut second, Mode::Full).await.failed, 0);
         assert_eq!(commits(&table).await, (200..=310).collect::<Vec<_>>(), "{fault:?}");
-        assert_eq!(table.load(Keep::Files, &[]).await.unwrap().files(), state.files());
+        let loaded = table.load(Keep::Files, &["events/0".into()]).await.unwrap();
+        assert_eq!((loaded.files(), loaded.txn("events/0")), (state.files(), Some(7)));
     }
 }
 
@@ -383,7 +388,7 @@ async fn nothing_is_cleaned_up_behind_a_checkpoint_that_cannot_be_read() {
     std::fs::write(path_of(&directory, "_delta_log/00000000000000000100.checkpoint.parquet"), "PAR1 no PAR1").unwrap();
     backdate_log(&directory, 215);
     let mut worker = worker(&lake, Config::default());
-    let report = sweep(&mut worker, Mode::Full).await;
+    let report = swept(&mut worker, Mode::Full).await;
     assert_eq!((report.deleted.len(), report.failed), (0, 1));
     assert!(report.failure.as_ref().unwrap().contains("checkpoint"), "{report:?}");
     assert_eq!(commits(&table).await.len(), 216);
@@ -401,15 +406,66 @@ async fn a_checkpoint_whose_writer_died_is_written_by_the_sweep() {
     for number in 0..109 {
         append(&table, &mut state, vec![unwritten(number)]).await;
     }
-    sweep(&mut worker, Mode::Full).await;
+    swept(&mut worker, Mode::Full).await;
     // Whoever made version 100 may be at it.
     assert_eq!(latest().await, None);
     append(&table, &mut state, vec![unwritten(109)]).await;
-    sweep(&mut worker, Mode::DryRun).await;
+    swept(&mut worker, Mode::DryRun).await;
     assert_eq!(latest().await, None);
-    sweep(&mut worker, Mode::Full).await;
+    swept(&mut worker, Mode::Full).await;
     assert_eq!((latest().await, table.named_checkpoint().await.unwrap()), (Some(110), Some(110)));
     assert_eq!(table.load(Keep::Files, &[]).await.unwrap().files(), state.files());
+}
+
+#[tokio::test]
+async fn dead_letters_expire_by_their_own_date_as_events_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+    let dead = Table::open_or_create(&lake, "events__dead", lake::schema::dead()).await.unwrap();
+    let mut state = dead.load(Keep::Files, &[]).await.unwrap();
+    let today = layout::date_of(lake::table::now_ms() * 1_000);
+    append(&dead, &mut state, vec![unwritten(0), DataFile { path: "today".into(), date: today, ..unwritten(1) }]).await;
+    let mut worker = workers(&lake, Config::default(), events(Some(24 * HOUR))).swap_remove(1);
+    assert_eq!(turn(&mut worker).await, Turn { expired: 1, ..Turn::default() });
+    let left = dead.load(Keep::Files, &[]).await.unwrap();
+    assert_eq!(left.files().keys().collect::<Vec<_>>(), ["today"]);
+}
+
+/// Needs an S3 server: run by `infra/test`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_s3_everything_that_is_due_goes_and_the_table_is_whole() {
+    let [_, bucket] = ["LAKEHOSE_TEST_S3", "LAKEHOSE_TEST_S3_BUCKET"]
+        .map(|name| std::env::var(name).unwrap_or_else(|_| panic!("set {name}, or run the tests by infra/test")));
+    let lake = Lake::open(&format!("s3://{bucket}/sweep-{}", uuid::Uuid::new_v4())).unwrap();
+    let table = table(&lake, &events(None)).await;
+    let mut state = table.load(Keep::Files, &[]).await.unwrap();
+    let orphan = fragment(&table, 1_000).await;
+    append_all(&table, &mut state, [fragment(&table, 0).await]).await;
+    append_all(&table, &mut state, (1..105).map(unwritten)).await;
+    let everything =
+        Retention { dates: Some(HOUR), removed: Duration::ZERO, orphans: Duration::ZERO, log: Duration::ZERO };
+    // The store tells times in whole seconds.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    append(&table, &mut state, vec![fragment(&table, 1).await]).await;
+    let mut view = View::load(&table).await.unwrap();
+    let planned = sweep::sweep(&table, &mut view, Retention { dates: None, ..everything }, Mode::DryRun).await.unwrap();
+    let of = |report: &Report, why| report.deleted.iter().filter(|gone| gone.why == why).count();
+    // 100 commits and a checksum.
+    assert_eq!((of(&planned, Why::Orphan), of(&planned, Why::Log)), (1, 101));
+    let swept = sweep::sweep(&table, &mut view, everything, Mode::Full).await.unwrap();
+    assert_eq!((swept.files_expired(), swept.failed, of(&swept, Why::Log)), (106, 0, 101), "{:?}", swept.failure);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    sweep::sweep(&table, &mut view, everything, Mode::Full).await.unwrap();
+
+    assert_eq!(commits(&table).await, (100..=107).collect::<Vec<_>>());
+    let exists = async |path: &str| store::get(table.store().as_ref(), &table.file_path(path)).await.unwrap().is_some();
+    for path in [&orphan.path, state.files().keys().find(|path| path.contains("events-")).unwrap()] {
+        assert!(!exists(path).await, "{path}");
+    }
+    table.refresh(&mut state).await.unwrap();
+    append_all(&table, &mut state, [fragment(&table, 2).await]).await;
+    assert_eq!(read(&table, None).await.len() as i64, ROWS);
+    assert_eq!(table.load_version(Some(100), Keep::Files, &[]).await.unwrap().files().len(), 100);
 }
 
 #[tokio::test]
