@@ -10,6 +10,7 @@ use crate::telemetry::LogFormat;
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use compactor::delete::Predicate;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ pub enum Command {
     Files(Files),
     /// Look at records that are no events, take them out, and replay them as they were or corrected
     Dead(Dead),
+    /// Delete rows of a table: those of a device, of an event, of a time
+    Delete(Delete),
     /// Check the configuration, and that the log and the lake can be reached
     Check(Check),
     /// Measure: post a file of events to a gateway, or see how fast a part is on this machine
@@ -86,6 +89,24 @@ pub struct Files {
     #[arg(long, value_name = "N")]
     pub version: Option<u64>,
     /// One JSON object a line, instead of columns
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Delete {
+    /// The dataset whose rows are meant
+    pub dataset: String,
+    /// Which rows: conditions joined by AND, such as "device_id = 'x' AND time < '2026-11-22'"
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub predicate: Predicate,
+    /// Say what would be deleted, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Say what was done as one JSON object
     #[arg(long)]
     pub json: bool,
 }
@@ -169,7 +190,7 @@ impl Args {
             Command::Check(check) => (None, None, Some(&check.kafka)),
             Command::Bench(bench) => (None, None, bench.kafka()),
             Command::Dead(dead) => (None, None, dead.kafka()),
-            Command::Files(_) => (None, None, None),
+            Command::Files(_) | Command::Delete(_) => (None, None, None),
         };
         Overrides {
             data: self.global.data.clone(),

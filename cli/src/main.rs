@@ -20,6 +20,7 @@ mod parts;
 mod shutdown;
 mod files;
 mod dead;
+mod delete;
 mod check;
 mod bench;
 mod failure;
@@ -73,6 +74,7 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         Command::Compactor(_) => roles::run(Roles::COMPACTOR, config, telemetry).await,
         Command::Files(files) => files::run(files, &config).await,
         Command::Dead(args) => dead::run(args, &config).await,
+        Command::Delete(args) => delete::run(args, &config, telemetry.line).await,
         Command::Check(_) => check::run(&config).await,
         Command::Bench(args) => bench::run(args, &config).await,
     }
