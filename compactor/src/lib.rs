@@ -12,6 +12,8 @@
 //! Between merge and swap the new file is read back and compared with its inputs. Whatever goes wrong before the commit
 //! leaves an orphan behind, a file that no reader sees and that the sweep deletes a day later. Several compactors may
 //! work on one table: they cost each other work, never rows.
+//!
+//! Beside these, and never by itself, [`delete`] takes rows out of a table on request.
 
 pub mod config;
 pub mod plan;
