@@ -11,6 +11,7 @@ use chrono::NaiveDate;
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use compactor::delete::Predicate;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -45,6 +46,8 @@ pub enum Command {
     Sweep(Sweep),
     /// Look at records that are no events, take them out, and replay them as they were or corrected
     Dead(Dead),
+    /// Delete rows of a table: those of a device, of an event, of a time
+    Delete(Delete),
     /// Check the configuration, and that the log and the lake can be reached
     Check(Check),
     /// Measure: post a file of events to a gateway, or see how fast a part is on this machine
@@ -137,6 +140,24 @@ pub struct History {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct Delete {
+    /// The dataset whose rows are meant
+    pub dataset: String,
+    /// Which rows: conditions joined by AND, such as "device_id = 'x' AND time < '2026-11-22'"
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub predicate: Predicate,
+    /// Say what would be deleted, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Say what was done as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct Check {
     #[command(flatten)]
     pub kafka: Kafka,
@@ -215,7 +236,8 @@ impl Args {
             Command::Check(check) => (None, None, Some(&check.kafka)),
             Command::Bench(bench) => (None, None, bench.kafka()),
             Command::Dead(dead) => (None, None, dead.kafka()),
-            Command::Files(_) | Command::Compact(_) | Command::History(_) | Command::Sweep(_) => (None, None, None),
+            Command::Files(_) | Command::Compact(_) | Command::History(_) => (None, None, None),
+            Command::Sweep(_) | Command::Delete(_) => (None, None, None),
         };
         Overrides {
             data: self.global.data.clone(),

@@ -23,6 +23,7 @@ mod compact;
 mod history;
 mod sweep;
 mod dead;
+mod delete;
 mod check;
 mod bench;
 mod failure;
@@ -79,6 +80,7 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         Command::History(history) => history::run(history, &config).await,
         Command::Sweep(args) => sweep::run(args, &config).await,
         Command::Dead(args) => dead::run(args, &config).await,
+        Command::Delete(args) => delete::run(args, &config, telemetry.line).await,
         Command::Check(_) => check::run(&config).await,
         Command::Bench(args) => bench::run(args, &config).await,
     }

@@ -58,6 +58,9 @@ fn a_wrong_argument_is_told_in_one_line() {
         (&["start"], &["start", "--help"]),
         (&["files"], &["<DATASET>"]),
         (&["files", "events", "--version", "newest"], &["newest", "--version"]),
+        (&["delete", "events"], &["--where"]),
+        (&["delete", "events", "--where", "device_id = 7"], &["--where", "7 is not a text in single quotes", "AND"]),
+        (&["delete", "events", "--where", "temp > 3"], &["--where", "temp", "device_id, id or type", "BETWEEN"]),
         (&["dead", "ls"], &["<DATASET>"]),
         (&["dead", "ls", "events", "--since", "yesterday"], &["yesterday", "--since", "2h"]),
         (&["dead", "ls", "events", "--offset", "5..5"], &["5..5", "--offset", "42..50"]),
@@ -191,6 +194,29 @@ fn a_table_that_is_not_there_is_told_with_those_that_could_be() {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "looking makes nothing");
     std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
     let (_, line) = complaint(lakehose(directory.path(), &["files", "heartbeats"]));
+    assert_says(&line, &["heartbeats", "events", "--lake"]);
+}
+
+#[test]
+fn nothing_is_deleted_without_being_asked_for_nor_from_what_is_no_table_of_events() {
+    let directory = empty();
+    let delete = |args: &[&str]| {
+        let args = [&["delete", "--where", "device_id = 'x'"], args].concat();
+        complaint(lakehose(directory.path(), &args))
+    };
+    for (args, words) in [
+        (&["events"][..], &["nothing was deleted", "--dry-run", "--yes"][..]),
+        (&["events", "--yes"], &["lakehose-data/lake", "--lake"]),
+        (&["events__dead", "--yes"], &["events__dead", "lakehose dead export events", "retention"]),
+        (&["events__dead_replays", "--dry-run"], &["events__dead_replays", "lakehose dead export events"]),
+    ] {
+        let (code, line) = delete(args);
+        assert_eq!(code, 1, "{line}");
+        assert_says(&line, words);
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "looking makes nothing");
+    std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
+    let (_, line) = delete(&["heartbeats", "--yes"]);
     assert_says(&line, &["heartbeats", "events", "--lake"]);
 }
 

@@ -23,7 +23,7 @@ mod run;
 
 pub use parse::Refused;
 pub use predicate::Predicate;
-pub use run::{DeleteError, Deleted, Deletion, Found};
+pub use run::{DeleteError, Deleted, Deletion, Found, Progress};
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,8 @@
 //! Between merge and swap the new files are read back and compared with the inputs. Whatever goes wrong before the commit
 //! leaves orphans behind, files that no reader sees and that the sweep deletes a day later. Several compactors split
 //! the dates of tables among them ([`share`]); where they do not agree they cost each other work, never rows.
+//!
+//! Beside these, and never by itself, [`delete`] takes rows out of a table on request.
 
 pub mod config;
 pub mod plan;

@@ -13,6 +13,7 @@ mod crashes;
 mod many_processes;
 mod foreign_producers;
 mod dead_letters;
+mod deletion;
 mod outage;
 mod memory;
 mod schema_change;

@@ -23,7 +23,7 @@ use uuid::Uuid;
 const ATTEMPTS: u32 = 6;
 
 /// How often others may replace files under a deletion before it gives up.
-const ROUNDS: u32 = 50;
+const ROUNDS: u32 = 20;
 
 /// Files that are looked at side by side, as far as the memory allows.
 const FILES: usize = 8;

@@ -135,7 +135,7 @@ pub(crate) async fn read_file(table: &Table, file: &DataFile) -> Vec<Row> {
     rows_of(bytes.unwrap_or_else(|| panic!("{} is live and does not exist", file.path)))
 }
 
-fn rows_of(bytes: Bytes) -> Vec<Row> {
+pub(crate) fn rows_of(bytes: Bytes) -> Vec<Row> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap();
     let schema = Arc::clone(reader.schema());
     let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();

@@ -122,8 +122,12 @@ impl Rebuilder {
     }
 }
 
-/// The files of a commit with new rows of partitions that are looked for in commits. Segments hold no new rows.
+/// The files of a commit with new rows of partitions that are looked for in commits. A commit that takes files away, as a
+/// merge or a deletion does, only writes rows anew that were there before.
 fn added(actions: &[Action], parts: &Mutex<Parts>) -> anyhow::Result<Vec<DataFile>> {
+    if actions.iter().any(|action| action.remove.is_some()) {
+        return Ok(Vec::new());
+    }
     let wanted = |below: &BTreeMap<i32, i64>, file: &DataFile| !reaches(file, below).is_empty();
     let mut below = searched(parts, Search::Unseen);
     below.append(&mut searched(parts, Search::Following));
