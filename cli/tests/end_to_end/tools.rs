@@ -3,7 +3,7 @@
 use crate::support::config::Config;
 use crate::support::process::{Lakehose, Place};
 use crate::support::table::Table;
-use crate::support::{PATIENCE, http, wait_for};
+use crate::support::{PATIENCE, http, servers, unique, wait_for};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -80,7 +80,16 @@ fn a_table_is_merged_on_request_and_its_history_tells() {
 
 #[test]
 fn compactors_know_of_each_other_and_miss_one_that_is_killed() {
-    let place = Place::new(Config::new("crew"));
+    know_of_each_other(None);
+}
+
+#[test]
+fn compactors_of_a_bucket_know_of_each_other_and_miss_one_that_is_killed() {
+    know_of_each_other(Some(servers::s3_lake(&unique("crew"))));
+}
+
+fn know_of_each_other(lake: Option<String>) {
+    let place = Place::new(Config { lake, ..Config::new("crew") });
     let present = |compactor: &Lakehose| compactor.metric("lakehose_compactor_compactors_present");
     let (first, second) = (place.start("compactor"), place.start("compactor"));
     wait_for("both know of both", PATIENCE, || (present(&first) == 2.0 && present(&second) == 2.0).then_some(()));
