@@ -171,7 +171,10 @@ fn print_plan(jobs: &[MergeJob], as_json: bool, out: &mut impl Write) -> io::Res
     }
     if !as_json {
         writeln!(out, "{:<10}  {:>8}  {:>12}  {:>14}", "total", all(files), all(rows), all(bytes))?;
-        writeln!(out, "dry run, nothing was merged; each line would be a merge, and what comes of it may be merged again")?;
+        writeln!(
+            out,
+            "dry run, nothing was merged; each line would be a merge, and what comes of it may be merged again"
+        )?;
     }
     out.flush()
 }
@@ -197,11 +200,13 @@ mod tests {
         let took = Duration::from_millis(2_340);
         let mut done = Done { files_before: 1_204, files_after: 1_204, ..Done::default() };
         assert_eq!(done.to_sentence("events", took), "events: nothing was merged, 1,204 files");
-        let one = Sum { merges: 1, files_in: 600, files_out: 1, rows: 90, duplicates: 10, bytes_in: 2_048, bytes_out: 1_024 };
+        let one =
+            Sum { merges: 1, files_in: 600, files_out: 1, rows: 90, duplicates: 10, bytes_in: 2_048, bytes_out: 1_024 };
         done.sum += one;
         done.sum += one;
         done.files_after = 6;
-        let sentence = "events: 1,204 files -> 6 in 2 merges of 200 rows; 20 duplicates dropped; 4.00 KiB -> 2.00 KiB; 2.3 s";
+        let sentence =
+            "events: 1,204 files -> 6 in 2 merges of 200 rows; 20 duplicates dropped; 4.00 KiB -> 2.00 KiB; 2.3 s";
         assert_eq!(done.to_sentence("events", took), sentence);
     }
 }

@@ -35,7 +35,11 @@ fn print<'a>(
     out: &mut impl Write,
 ) -> io::Result<()> {
     if !as_json {
-        writeln!(out, "{:<10}  {:<8}  {:>12}  {:>14}  url  range of the first sort column", "date", "kind", "rows", "bytes")?;
+        writeln!(
+            out,
+            "{:<10}  {:<8}  {:>12}  {:>14}  url  range of the first sort column",
+            "date", "kind", "rows", "bytes"
+        )?;
     }
     let mut all = (0u64, 0u64, 0u64);
     for (url, file) in files {

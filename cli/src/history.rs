@@ -167,6 +167,7 @@ fn show(entries: &[Entry], is_cut: bool, as_json: bool, out: &mut impl Write) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lake::{Change, Lake, Outcome, layout, schema};
 
     fn entry(lines: &str) -> Entry {
         Entry::new(7, &lake::actions::from_lines(lines.as_bytes()).unwrap())
@@ -181,7 +182,8 @@ mod tests {
     fn a_merge_is_told_in_words() {
         let entry = entry(MERGE);
         assert_eq!((entry.word().as_str(), entry.time().as_str()), ("merge", "1970-01-01T00:00:01.000Z"));
-        let facts = "2026-11-22, 2 files of 2.00 KiB -> 1 files of 1.00 KiB, 5,000 rows, by host/7, duplicates: 3, 1.2 s";
+        let facts =
+            "2026-11-22, 2 files of 2.00 KiB -> 1 files of 1.00 KiB, 5,000 rows, by host/7, duplicates: 3, 1.2 s";
         assert_eq!(entry.facts(), facts);
     }
 
@@ -191,6 +193,35 @@ mod tests {
         let entry = entry(lines);
         assert_eq!((entry.word(), entry.facts()), ("\\u{1b}[2jx".to_owned(), "p: \\u{7}".to_owned()));
         assert_eq!(Entry::new(0, &[]).word(), "unknown");
+    }
+
+    #[tokio::test]
+    async fn goes_back_as_far_as_the_log_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+        let table = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
+        let mut state = table.load(Keep::Txns, &[]).await.unwrap();
+        for _ in 1..=5 {
+            let change = Change { operation: "STREAMING UPDATE", ..Change::default() };
+            assert_eq!(table.commit(&mut state, &change).await.unwrap(), Outcome::Committed);
+        }
+        let seen = async |limit| {
+            let (entries, is_cut) = read(&table, 5, limit).await.unwrap();
+            (entries.iter().map(|entry| entry.version).collect::<Vec<_>>(), is_cut)
+        };
+        assert_eq!(seen(2).await, (vec![5, 4], false));
+        assert_eq!(seen(20).await, (vec![5, 4, 3, 2, 1, 0], false));
+        for version in 0..=2 {
+            std::fs::remove_file(directory.path().join("events__dead").join(layout::commit_path(version))).unwrap();
+        }
+        assert_eq!(seen(20).await, (vec![5, 4, 3], true));
+        let mut out = Vec::new();
+        show(&read(&table, 5, 20).await.unwrap().0, true, false, &mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(
+            (out.lines().count(), out.lines().last()),
+            (5, Some("older versions are gone from the table's log"))
+        );
     }
 
     #[test]

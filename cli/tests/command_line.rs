@@ -61,6 +61,9 @@ fn a_wrong_argument_is_told_in_one_line() {
         (&["delete", "events"], &["--where"]),
         (&["delete", "events", "--where", "device_id = 7"], &["--where", "7 is not a text in single quotes", "AND"]),
         (&["delete", "events", "--where", "temp > 3"], &["--where", "temp", "device_id, id or type", "BETWEEN"]),
+        (&["compact"], &["<DATASET>"]),
+        (&["compact", "events", "--date", "yesterday"], &["yesterday", "--date"]),
+        (&["history", "events", "--limit", "many"], &["many", "--limit"]),
         (&["dead", "ls"], &["<DATASET>"]),
         (&["dead", "ls", "events", "--since", "yesterday"], &["yesterday", "--since", "2h"]),
         (&["dead", "ls", "events", "--offset", "5..5"], &["5..5", "--offset", "42..50"]),
@@ -188,13 +191,17 @@ fn a_directory_that_cannot_be_written_is_named() {
 
 #[test]
 fn a_table_that_is_not_there_is_told_with_those_that_could_be() {
-    let directory = empty();
-    let (_, line) = complaint(lakehose(directory.path(), &["files", "heartbeats"]));
-    assert_says(&line, &["lakehose-data/lake", "--lake"]);
-    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "looking makes nothing");
-    std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
-    let (_, line) = complaint(lakehose(directory.path(), &["files", "heartbeats"]));
-    assert_says(&line, &["heartbeats", "events", "--lake"]);
+    for command in ["files", "compact", "history"] {
+        let directory = empty();
+        let (_, line) = complaint(lakehose(directory.path(), &[command, "heartbeats"]));
+        assert_says(&line, &["lakehose-data/lake", "--lake"]);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "looking makes nothing");
+        std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
+        let (_, line) = complaint(lakehose(directory.path(), &[command, "heartbeats"]));
+        assert_says(&line, &["heartbeats", "events"]);
+        let (_, line) = complaint(lakehose(directory.path(), &[command, "events"]));
+        assert_says(&line, &["no table at", "lake/events", "--lake"]);
+    }
 }
 
 #[test]

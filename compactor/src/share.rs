@@ -126,7 +126,7 @@ mod tests {
         let share = Share::new(members[0], members);
         let date = |day| NaiveDate::from_ymd_opt(2026, 11, day).unwrap();
         let owners = (20..26).map(|day| share.owner(Work::Merge { table: "events", date: date(day) }).as_u128());
-        assert_eq!(owners.collect::<Vec<_>>(), [0; 6]);
-        assert_eq!(share.owner(Work::Sweep { table: "events" }).as_u128(), 0);
+        assert_eq!(owners.collect::<Vec<_>>(), [1, 3, 3, 2, 2, 3]);
+        assert_eq!(share.owner(Work::Sweep { table: "events" }).as_u128(), 3);
     }
 }

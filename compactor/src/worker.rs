@@ -94,14 +94,14 @@ type UnderWay = BoxFuture<'static, Ended>;
 /// A merge that has ended.
 pub(crate) struct Ended {
     pub(crate) job: MergeJob,
-    took: Duration,
+    began: Instant,
     result: Result<Merged, MergeError>,
 }
 
 /// What has become of a merge.
 #[derive(Debug)]
 pub(crate) enum Settled {
-    Committed(Merged),
+    Committed(Box<Merged>),
     Lost,
     Stopped,
     Failed { is_retryable: bool },
@@ -266,22 +266,23 @@ impl Worker {
     ) -> UnderWay {
         let (settings, cancel) = (self.settings.clone(), shutdown.child_token());
         async move {
-            let (started, _running, _seat) = (Instant::now(), metrics::Running::begin(), seat);
+            let (began, _running, _seat) = (Instant::now(), metrics::Running::begin(), seat);
             let _stop = cancel.clone().drop_guard();
             let result = merge_and_verify(table, job.clone(), settings, cancel).await;
-            Ended { job, took: started.elapsed(), result }
+            Ended { job, began, result }
         }
         .boxed()
     }
 
     /// Swaps what a merge has made, or says why it has not.
     pub(crate) async fn settle(&mut self, table: &Table, view: &mut View, ended: Ended) -> Result<Settled, TableError> {
-        let Ended { job, took, result } = ended;
+        let Ended { job, began, result } = ended;
         match result {
             Ok(merged) => match swap(table, view, &merged).await? {
                 Swapped::Committed => {
-                    self.committed(table, view, &merged, took).await;
-                    Ok(Settled::Committed(merged))
+                    self.shared.condition.succeeded(&self.name);
+                    self.committed(table, view, &merged, began.elapsed()).await;
+                    Ok(Settled::Committed(Box::new(merged)))
                 }
                 Swapped::Lost => {
                     metrics::race_lost(&self.name);

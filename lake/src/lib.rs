@@ -5,6 +5,7 @@
 //! <lake>/events/date=2026-11-22/      a window: fragments (small, of processors) and segments (large, of compactors)
 //! <lake>/events__dead/…               dead letters of the dataset, a table of its own
 //! <lake>/events__dead_replays/…       which of them were replayed, and to where
+//! <lake>/_compactors/<uuid>           a compactor that is at work; nothing depends on it
 //! ```
 //!
 //! Invariants, by which the rest of the code is written and which tests cite:

@@ -20,4 +20,5 @@ mod schema_change;
 mod kafka_faults;
 mod full_disk;
 mod rebalance;
+mod tools;
 mod chaos;
