@@ -65,16 +65,18 @@ def deltalake(args):
     """As large files as lakehose makes. It neither sorts rows nor looks for copies, and does not read files back."""
     from deltalake import BloomFilterProperties, ColumnProperties, DeltaTable, WriterProperties
 
-    plain = ColumnProperties(dictionary_enabled=False)
     bloom = BloomFilterProperties(True, ndv=ROW_GROUP)
+    packed = ColumnProperties(dictionary_enabled=False, encoding="DELTA_BINARY_PACKED")
     properties = WriterProperties(
         compression="ZSTD",
         compression_level=3,
         max_row_group_size=ROW_GROUP,
         column_properties={
             "id": ColumnProperties(dictionary_enabled=False, bloom_filter_properties=bloom),
-            "data": plain,
-            "kafka_offset": plain,
+            "data": ColumnProperties(dictionary_enabled=False),
+            "time": packed,
+            "received_at": packed,
+            "kafka_offset": packed,
         },
     )
     table = DeltaTable(args.table)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 from html import escape
 from math import log10
@@ -19,6 +18,13 @@ COMPARED = [
     ("memory at its start", "of it at the start of the process, MB"),
     ("files", "files"),
     ("size", "bytes a row"),
+]
+QUERIES = [
+    "count of all rows",
+    "all rows, grouped",
+    "one date, one device",
+    "last 5 of one device",
+    "one id of one date",
 ]
 
 
@@ -74,15 +80,14 @@ def load(measured):
 
 def times_of(figures):
     """Milliseconds by query and number of fragments, and all other figures by number of fragments."""
-    times, fragments = {}, {}
-    for name, figure in figures.items():
-        count, rest = re.fullmatch(r"(\d+) fragments(?:, |: )(.*)", name).groups()
-        query, _, when = rest.rpartition(": ")
-        if query:
-            times.setdefault(query, {}).setdefault(int(count), {})[when] = figure["value"]
-        else:
-            fragments.setdefault(int(count), {})[rest] = figure["value"]
-    return times, fragments
+    value = {name: figure["value"] for name, figure in figures.items()}
+    counts = sorted(int(name.split()[0]) for name in value if name.endswith("fragments: files before"))
+    times = {query: {count: {} for count in counts} for query in QUERIES}
+    for query, by_count in times.items():
+        for count, of in by_count.items():
+            of |= {when: value[f"{count} fragments, {query}: {when}"] for when in ("before", "after")}
+    others = ("files after", "compaction", "memory at most")
+    return times, {count: {name: value[f"{count} fragments: {name}"] for name in others} for count in counts}
 
 
 def query_table(measured, times, fragments):
