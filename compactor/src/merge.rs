@@ -52,7 +52,11 @@ impl Budget {
 
     /// Most rows of a job.
     pub fn rows(self) -> u64 {
-        self.bytes / 2 / duplicates::ROW_BYTES
+        duplicates::rows_of_two_looks(self.search())
+    }
+
+    fn search(self) -> u64 {
+        self.bytes / 2
     }
 
     fn inputs(self) -> u64 {
@@ -154,7 +158,7 @@ pub async fn merge(
     let inputs: Vec<Input> = opened.sorted.iter().chain(&opened.unsorted).cloned().collect();
     let row_bytes =
         inputs.iter().map(Input::row_bytes).sum::<u64>() / inputs.iter().map(Input::rows).sum::<u64>().max(1);
-    let duplicates = Duplicates::find(&inputs, &table.schema().arrow);
+    let duplicates = Duplicates::find(&inputs, &table.schema().arrow, settings.budget.search());
     let duplicates = cancel.run_until_cancelled(duplicates).await.ok_or_else(stopped)??;
     drop(inputs);
 
