@@ -21,6 +21,7 @@ mod checksum;
 mod duplicates;
 mod runs;
 mod cursors;
+mod gather;
 mod output;
 mod upload;
 pub mod verify;
