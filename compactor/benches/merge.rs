@@ -1,6 +1,8 @@
 //! Rows a CPU second and peak memory of one large merge: `cargo bench --profile release -p compactor --bench merge`.
 //!
-//! CPU time, not time on the clock, so that a busy machine does not decide. `ROWS` and `FRAGMENTS` change the size.
+//! CPU time, not time on the clock, so that a busy machine does not decide. `ROWS`, `FRAGMENTS`, `DEVICES`
+//! and `MEMORY_MIB` change the size. `KEEP=<folder>` leaves the fragments there, for another engine to merge the very
+//! same files.
 
 use arrow::array::{
     ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -16,34 +18,50 @@ use lake::schema::{self, TableSchema};
 use lake::{DataFile, Lake, OffsetRange, Table, layout, sort, store};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 const DAY: i64 = 20_000;
-const DEVICES: i64 = 1_000;
 
 fn main() {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let (rows, fragments) = (number("ROWS", 2_000_000), number("FRAGMENTS", 100));
+    let size = Size {
+        rows: number("ROWS", 2_000_000),
+        fragments: number("FRAGMENTS", 100),
+        devices: number("DEVICES", 1_000),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run(rows, fragments, ByteSize::mib(number("MEMORY_MIB", 512) as u64)));
+    runtime.block_on(run(size, ByteSize::mib(number("MEMORY_MIB", 512) as u64)));
 }
 
-async fn run(rows: i64, fragments: i64, memory: ByteSize) {
+#[derive(Clone, Copy)]
+struct Size {
+    rows: i64,
+    fragments: i64,
+    devices: i64,
+}
+
+async fn run(size: Size, memory: ByteSize) {
     let directory = tempfile::tempdir().expect("a directory");
-    let lake = Lake::open(&directory.path().display().to_string()).expect("a lake");
+    let folder = std::env::var("KEEP").unwrap_or_else(|_| directory.path().display().to_string());
+    let lake = Lake::open(&folder).expect("a lake");
     let spec: DatasetSpec =
         serde_json::from_str(r#"{"columns":{"temp":"double","battery":"long","fw":"string"}}"#).expect("a spec");
     let dataset = Dataset::new("events", spec).expect("a dataset");
     let table = Table::open_or_create(&lake, "events", schema::events(&dataset)).await.expect("a table");
     let mut inputs = Vec::new();
-    for fragment in 0..fragments {
-        inputs.push(Arc::new(write(&table, fragment, rows / fragments).await));
+    for fragment in 0..size.fragments {
+        inputs.push(Arc::new(write(&table, fragment, size).await));
     }
     let bytes: u64 = inputs.iter().map(|file| file.size).sum();
-    println!("{rows} rows in {fragments} fragments of together {}, memory {memory}", ByteSize(bytes));
+    let Size { rows, fragments, devices } = size;
+    println!(
+        "{rows} rows of {devices} devices in {fragments} fragments of together {}, memory {memory}",
+        ByteSize(bytes)
+    );
 
     let settings = Settings {
         sort_by: dataset.spec.sort_by.clone(),
@@ -82,8 +100,9 @@ async fn run(rows: i64, fragments: i64, memory: ByteSize) {
     );
 }
 
-async fn write(table: &Table, fragment: i64, rows: i64) -> DataFile {
-    let batch = batch(table.schema(), fragment, rows);
+async fn write(table: &Table, fragment: i64, size: Size) -> DataFile {
+    let rows = size.rows / size.fragments;
+    let batch = batch(table.schema(), fragment * rows..(fragment + 1) * rows, size);
     let sort_by = vec!["device_id".to_owned(), "time".to_owned()];
     let (date, order) = sort::by_date(&batch, "time", &sort::order(&sort_by)).expect("an order").remove(0);
     let batch = take_record_batch(&batch, &order).expect("rows");
@@ -97,19 +116,23 @@ async fn write(table: &Table, fragment: i64, rows: i64) -> DataFile {
     DataFile { path, size, date, modified_ms: 0, stats, ranges, sorted_by: sort_by }
 }
 
-/// Heartbeats: every device in turn, ids that do not compress, some JSON beside the columns.
-fn batch(schema: &TableSchema, fragment: i64, rows: i64) -> RecordBatch {
-    let number = |row: i64| fragment * rows + row;
-    let noise = |row: i64| (number(row) as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+/// Heartbeats: any device at any time, ids that do not compress, some JSON beside the columns.
+fn batch(schema: &TableSchema, numbers: Range<i64>, size: Size) -> RecordBatch {
+    let rows = numbers.end - numbers.start;
+    let number = |row: i64| numbers.start + row;
+    let noise = |row: i64| mixed(number(row) as u64);
     let texts = |f: &dyn Fn(i64) -> String| Arc::new(StringArray::from_iter_values((0..rows).map(f))) as ArrayRef;
     let times = |late: i64| {
-        let times = (0..rows).map(|row| DAY * 86_400_000_000 + number(row) * 10_000 + noise(row) as i64 % 1_000 + late);
+        // All within one day, however many there are.
+        let step = 86_000_000_000 / size.rows.max(8_600_000);
+        let of = |row: i64| number(row) * step + (noise(row) % 1_000_000) as i64 + late;
+        let times = (0..rows).map(|row| DAY * 86_400_000_000 + of(row));
         Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")) as ArrayRef
     };
     let column = |name: &str| -> ArrayRef {
         match name {
-            "id" => texts(&|row| Uuid::from_u64_pair(noise(row), noise(row).rotate_left(32) ^ 77).to_string()),
-            "device_id" => texts(&|row| format!("device-{:05}", noise(row) % DEVICES as u64)),
+            "id" => texts(&|row| Uuid::from_u64_pair(noise(row), mixed(noise(row))).to_string()),
+            "device_id" => texts(&|row| format!("device-{:05}", noise(row) % size.devices as u64)),
             "type" => texts(&|_| "heartbeat".to_owned()),
             "time" => times(2_000),
             "received_at" => times(150_000),
@@ -132,6 +155,14 @@ fn batch(schema: &TableSchema, fragment: i64, rows: i64) -> RecordBatch {
     };
     let columns = schema.arrow.fields().iter().map(|field| column(field.name())).collect();
     RecordBatch::try_new(Arc::clone(&schema.arrow), columns).expect("columns of the table")
+}
+
+/// Numbers without a pattern (SplitMix64).
+fn mixed(number: u64) -> u64 {
+    let number = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ (number >> 31)
 }
 
 fn cpu_seconds() -> f64 {

@@ -2,62 +2,53 @@
 //! by `(kafka_partition, kafka_offset)` stays.
 //!
 //! Copies need not stand side by side (an event sent again without a `time` got another one), so they are looked for
-//! before the merge, over the two columns alone. A first pass keeps 64 bits of every row; nearly always no two are equal
-//! and that was all. If some are, a second pass keeps 128 bits, the partition and the offset of those rows. Hashes are
+//! before the merge, over the two columns alone. A first look keeps a hash of every row; nearly always no two are equal
+//! and that was all. If some are, a second look keeps of those keys another hash and the first place of each. Hashes are
 //! seeded anew for every search, so that nobody can send events whose hashes agree.
 //!
+//! Memory is bounded, even if every row is a copy: of hashes that would not fit at once, each look takes a range, and
+//! there are as many looks as there are ranges.
+//!
 //! Copies are found among the rows of one merge, not across files that never meet in one.
+
+mod hashes;
 
 use crate::input::Input;
 use crate::merge::MergeError;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, Schema, SchemaRef};
-use hashbrown::DefaultHashBuilder;
-use std::hash::BuildHasher;
-use std::ops::Range;
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hashes::Hashes;
+use roaring::RoaringTreemap;
+use std::hash::{BuildHasher, Hasher};
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-/// Bytes that the search takes for a row, at most: every row may be a copy.
-pub(crate) const ROW_BYTES: u64 = 8 + 32;
+/// Rows whose copies two looks find in so many bytes.
+pub(crate) fn rows_of_two_looks(memory: u64) -> u64 {
+    2 * hashes::rows_in(memory)
+}
 
-/// Rows that a merge must leave out, by partition and offset.
+/// Rows that a merge must leave out: offsets by partition.
 #[derive(Debug, Default)]
 pub(crate) struct Duplicates {
-    /// Sorted.
-    rows: Vec<(i32, i64)>,
+    rows: HashMap<i32, RoaringTreemap>,
 }
 
 impl Duplicates {
-    /// Reads the inputs and finds their copies. Tables without the columns have none.
-    pub(crate) async fn find(inputs: &[Input], schema: &Schema) -> Result<Duplicates, MergeError> {
-        let Some(columns) = key_columns(schema) else { return Ok(Duplicates::default()) };
-        let hashers = (DefaultHashBuilder::default(), DefaultHashBuilder::default());
-        let repeated = repeated_hashes(inputs, &columns, &hashers.0).await?;
-        if repeated.hashes.is_empty() {
-            return Ok(Duplicates::default());
-        }
-        let mut copies: Vec<(u64, u64, i32, i64)> = Vec::with_capacity(repeated.rows);
-        for input in inputs {
-            let mut batches = input.rows_of(Arc::clone(&columns))?;
-            while let Some(batch) = batches.next().await? {
-                let partitions = batch.column(2).as_primitive::<Int32Type>();
-                let offsets = batch.column(3).as_primitive::<Int64Type>();
-                each_key(&batch, |row, key| {
-                    let hash = hashers.0.hash_one(key);
-                    if repeated.hashes.binary_search(&hash).is_ok() {
-                        copies.push((hash, hashers.1.hash_one(key), partitions.value(row), offsets.value(row)));
-                    }
-                });
+    /// Reads the inputs and finds their copies, in about so much memory. Tables without the columns have none.
+    pub(crate) async fn find(inputs: &[Input], schema: &Schema, memory: u64) -> Result<Duplicates, MergeError> {
+        let mut found = Duplicates::default();
+        let Some(columns) = key_columns(schema) else { return Ok(found) };
+        let search = Search { inputs, columns, hashers: Default::default() };
+        let rows = inputs.iter().map(Input::rows).sum();
+        for range in hashes::ranges(rows, memory) {
+            let repeated = search.repeated(range, rows, memory).await?;
+            for hashes in repeated.chunks(First::fitting(memory / 2)) {
+                search.leave_out_copies(hashes, &mut found).await?;
             }
         }
-        copies.sort_unstable();
-        let later = |pair: &[(u64, u64, i32, i64)]| {
-            let [first, second] = pair else { return None };
-            ((first.0, first.1) == (second.0, second.1)).then_some((second.2, second.3))
-        };
-        let mut rows: Vec<(i32, i64)> = copies.windows(2).filter_map(later).collect();
-        rows.sort_unstable();
-        Ok(Duplicates { rows })
+        Ok(found)
     }
 
     /// Those of the given rows that must be left out, in order.
@@ -66,8 +57,16 @@ impl Duplicates {
         let (Some(partitions), Some(offsets)) = (column("kafka_partition"), column("kafka_offset")) else {
             return Vec::new();
         };
-        let (partitions, offsets) = (partitions.as_primitive::<Int32Type>(), offsets.as_primitive::<Int64Type>());
-        rows.filter(|row| self.rows.binary_search(&(partitions.value(*row), offsets.value(*row))).is_ok()).collect()
+        let place = places(partitions.as_primitive(), offsets.as_primitive());
+        rows.filter(|row| place(*row).is_some_and(|place| self.holds(place))).collect()
+    }
+
+    fn holds(&self, (partition, offset): (i32, i64)) -> bool {
+        self.rows.get(&partition).is_some_and(|offsets| offsets.contains(offset as u64))
+    }
+
+    fn insert(&mut self, (partition, offset): (i32, i64)) {
+        self.rows.entry(partition).or_default().insert(offset as u64);
     }
 }
 
@@ -78,39 +77,128 @@ fn key_columns(schema: &Schema) -> Option<SchemaRef> {
     fields.map(|fields| Arc::new(Schema::new(fields)))
 }
 
-/// Hashes that more than one row has, and how many rows have them.
-struct Repeated {
-    /// Sorted.
-    hashes: Vec<u64>,
-    rows: usize,
-}
-
-async fn repeated_hashes(
-    inputs: &[Input],
-    columns: &SchemaRef,
-    hasher: &DefaultHashBuilder,
-) -> Result<Repeated, MergeError> {
-    let rows: u64 = inputs.iter().map(Input::rows).sum();
-    let mut hashes: Vec<u64> = Vec::with_capacity(rows as usize);
-    let columns = Arc::new(columns.project(&[0, 1])?);
-    for input in inputs {
-        let mut batches = input.rows_of(Arc::clone(&columns))?;
-        while let Some(batch) = batches.next().await? {
-            each_key(&batch, |_, key| hashes.push(hasher.hash_one(key)));
-        }
+/// Where a row was in the log. A file of another writer may not say it: then its rows cannot be told apart, and stay.
+fn places<'a>(
+    partitions: &'a arrow::array::PrimitiveArray<Int32Type>,
+    offsets: &'a arrow::array::PrimitiveArray<Int64Type>,
+) -> impl Fn(usize) -> Option<(i32, i64)> + 'a {
+    move |row| {
+        let is_known = partitions.is_valid(row) && offsets.is_valid(row);
+        is_known.then(|| (partitions.value(row), offsets.value(row)))
     }
-    hashes.sort_unstable();
-    let groups = hashes.chunk_by(|a, b| a == b).filter(|group| group.len() > 1);
-    let (hashes, sizes): (Vec<u64>, Vec<usize>) = groups.map(|group| (group[0], group.len())).unzip();
-    Ok(Repeated { hashes, rows: sizes.into_iter().sum() })
 }
 
-/// Calls `each` with the number and the key of every row that has one.
-fn each_key(batch: &RecordBatch, mut each: impl FnMut(usize, (&str, &str))) {
+struct Search<'a> {
+    inputs: &'a [Input],
+    columns: SchemaRef,
+    hashers: (DefaultHashBuilder, DefaultHashBuilder),
+}
+
+/// The first place of a key that more than one row has.
+struct First {
+    hash: u64,
+    /// The other hash of the key, and the place; `None` before the first row was met.
+    key: Option<(u64, i32, i64)>,
+}
+
+impl First {
+    /// How many of them a table of so many bytes holds.
+    fn fitting(bytes: u64) -> usize {
+        let slots = (bytes as usize / (size_of::<First>() + 1)).max(8);
+        // A table has a power of two of slots, and fills seven eighths of them.
+        (1 << slots.ilog2()) / 8 * 7
+    }
+}
+
+impl Search<'_> {
+    /// Hashes in the range that more than one row has, sorted.
+    async fn repeated(&self, range: RangeInclusive<u64>, rows: u64, memory: u64) -> Result<Vec<u64>, MergeError> {
+        let mut hashes = Hashes::new(rows, memory);
+        let columns = Arc::new(self.columns.project(&[0, 1])?);
+        for input in self.inputs {
+            let mut batches = input.rows_of(Arc::clone(&columns))?;
+            while let Some(batch) = batches.next().await? {
+                each_key(&batch, &self.hashers.0, |_, hash, _| {
+                    if range.contains(&hash) {
+                        hashes.push(hash);
+                    }
+                });
+            }
+        }
+        Ok(hashes.repeated())
+    }
+
+    /// Finds the rows that have one of the hashes, and leaves out all but the first of each key.
+    async fn leave_out_copies(&self, hashes: &[u64], found: &mut Duplicates) -> Result<(), MergeError> {
+        let (Some(first), Some(last)) = (hashes.first(), hashes.last()) else { return Ok(()) };
+        let range = *first..=last | hashes::AGAIN;
+        let mut firsts: HashTable<First> = HashTable::with_capacity(hashes.len());
+        for hash in hashes {
+            firsts.insert_unique(*hash, First { hash: *hash, key: None }, |first| first.hash);
+        }
+        for input in self.inputs {
+            let mut batches = input.rows_of(Arc::clone(&self.columns))?;
+            while let Some(batch) = batches.next().await? {
+                let place = places(batch.column(2).as_primitive(), batch.column(3).as_primitive());
+                each_key(&batch, &self.hashers.0, |row, hash, key| {
+                    if range.contains(&hash)
+                        && let Some(place) = place(row)
+                        && let Some(later) = meet(&mut firsts, hash & !hashes::AGAIN, || self.other_hash(key), place)
+                    {
+                        found.insert(later);
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn other_hash(&self, key: (&str, &str)) -> u64 {
+        self.hashers.1.hash_one(key)
+    }
+}
+
+/// Takes in a row; returns the later place of two copies.
+fn meet(
+    firsts: &mut HashTable<First>,
+    hash: u64,
+    other: impl FnOnce() -> u64,
+    (partition, offset): (i32, i64),
+) -> Option<(i32, i64)> {
+    firsts.find(hash, |first| first.hash == hash)?;
+    let other = other();
+    let is_same = |first: &First| first.hash == hash && first.key.is_none_or(|key| key.0 == other);
+    let Some(first) = firsts.find_mut(hash, is_same) else {
+        // Two keys with one hash.
+        let first = First { hash, key: Some((other, partition, offset)) };
+        firsts.insert_unique(hash, first, |first| first.hash);
+        return None;
+    };
+    let place = (other, partition, offset);
+    let earlier = first.key.map_or(place, |known| known.min(place));
+    let later = first.key.map(|known| known.max(place)).filter(|later| *later != earlier);
+    first.key = Some(earlier);
+    later.map(|(_, partition, offset)| (partition, offset))
+}
+
+/// Calls `each` with the number, the hash and the key of every row that has one.
+fn each_key(batch: &RecordBatch, hasher: &DefaultHashBuilder, mut each: impl FnMut(usize, u64, (&str, &str))) {
     let (devices, ids) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
-    for row in 0..batch.num_rows() {
-        if devices.is_valid(row) && ids.is_valid(row) {
-            each(row, (devices.value(row), ids.value(row)));
-        }
+    // Rows are sorted by device more often than not.
+    let mut known: Option<(&str, u64)> = None;
+    for row in (0..batch.num_rows()).filter(|row| devices.is_valid(*row) && ids.is_valid(*row)) {
+        let (device, id) = (devices.value(row), ids.value(row));
+        let of_device = match known {
+            Some((same, hash)) if same == device => hash,
+            _ => hasher.hash_one(device),
+        };
+        known = Some((device, of_device));
+        let mut state = hasher.build_hasher();
+        state.write_u64(of_device);
+        state.write(id.as_bytes());
+        each(row, state.finish(), (device, id));
     }
 }
+
+#[cfg(test)]
+mod tests;

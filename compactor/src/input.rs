@@ -130,6 +130,8 @@ pub(crate) struct Batches {
 impl Batches {
     /// The next rows, never none of them; `None` at the end of the file.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, MergeError> {
+        // A file that is in memory never waits, so nothing else here would let its reader be stopped.
+        tokio::task::coop::consume_budget().await;
         loop {
             match self.stream.next().await {
                 None => return Ok(None),

@@ -24,6 +24,7 @@ mod duplicates;
 mod runs;
 mod cursors;
 mod outputs;
+mod gather;
 mod output;
 mod upload;
 pub mod verify;

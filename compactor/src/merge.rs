@@ -53,7 +53,11 @@ impl Budget {
 
     /// Most rows of a job.
     pub fn rows(self) -> u64 {
-        self.bytes / 2 / duplicates::ROW_BYTES
+        duplicates::rows_of_two_looks(self.search())
+    }
+
+    fn search(self) -> u64 {
+        self.bytes / 2
     }
 
     /// All of it.
@@ -184,7 +188,7 @@ pub async fn merge(
         memory: inputs.iter().map(Input::row_bytes).sum::<u64>() / rows.max(1),
         stored: opened.files.iter().map(|file| file.size).sum::<u64>() / rows.max(1),
     };
-    let duplicates = Duplicates::find(&inputs, &table.schema().arrow);
+    let duplicates = Duplicates::find(&inputs, &table.schema().arrow, settings.budget.search());
     let duplicates = cancel.run_until_cancelled(duplicates).await.ok_or_else(stopped)??;
     drop(inputs);
 

@@ -2,6 +2,11 @@
 //!
 //! The settings were measured with DuckDB as the reader: row groups of its own size, zstd 3 (9 costs three times the
 //! time for 6 % of the bytes), dictionaries off where every value differs, a Bloom filter on `id` alone.
+//!
+//! Unique texts are most of a file and of the work. Their lengths lie apart from their bytes (DELTA_LENGTH_BYTE_ARRAY),
+//! so that zstd sees nothing but text; their pages have no minimum and maximum, by which nothing could be skipped; and ids
+//! lie in small pages, for among a megabyte of random digits zstd finds thousands of short repetitions that save nothing.
+//! Together this halves the time that `id` and `data` take to write, and a third of what they take to read.
 
 use crate::file::FileStats;
 use crate::schema::TableSchema;
@@ -13,7 +18,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
-use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 use std::io::Write;
 use std::sync::Arc;
@@ -21,8 +26,11 @@ use std::sync::Arc;
 /// Rows of a row group: DuckDB's own unit, by which it prunes and works in parallel.
 pub const ROW_GROUP_ROWS: usize = 122_880;
 
-/// Columns in which nearly every value differs, so that a dictionary only costs.
-const UNIQUE: [&str; 4] = ["id", "kafka_offset", "data", "payload"];
+/// Texts of which nearly every one differs, so that a dictionary or bounds only cost.
+const UNIQUE: [&str; 3] = ["id", "data", "payload"];
+
+/// Bytes of a page of ids, about.
+const ID_PAGE_BYTES: usize = 32 << 10;
 
 /// Whole numbers that grow slowly: differences are small.
 const DELTA_PACKED: [&str; 3] = ["time", "received_at", "kafka_offset"];
@@ -42,14 +50,22 @@ pub fn writer_properties(schema: &TableSchema, sorted_by: &[String]) -> WriterPr
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a level of zstd")))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_sorting_columns(Some(sorting.collect()));
-    for name in UNIQUE.into_iter().chain(DELTA_PACKED) {
-        properties = properties.set_column_dictionary_enabled(path(name), false);
+    for name in UNIQUE {
+        properties = properties
+            .set_column_dictionary_enabled(path(name), false)
+            .set_column_encoding(path(name), Encoding::DELTA_LENGTH_BYTE_ARRAY)
+            .set_column_statistics_enabled(path(name), EnabledStatistics::None);
     }
     for name in DELTA_PACKED {
-        properties = properties.set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
+        properties = properties
+            .set_column_dictionary_enabled(path(name), false)
+            .set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
     }
     if index("id").is_some() {
         properties = properties
+            // DuckDB does not ask the Bloom filter of a row group without a minimum and a maximum.
+            .set_column_statistics_enabled(path("id"), EnabledStatistics::Chunk)
+            .set_column_data_page_size_limit(path("id"), ID_PAGE_BYTES)
             .set_column_bloom_filter_enabled(path("id"), true)
             .set_column_bloom_filter_max_ndv(path("id"), ROW_GROUP_ROWS as u64);
     }
