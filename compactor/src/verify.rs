@@ -12,6 +12,14 @@ use std::sync::Arc;
 
 /// Whether the file holds the rows of its inputs less the duplicates, in its ranges, with its statistics.
 pub async fn verify(table: &Table, merged: &Merged) -> Result<(), MergeError> {
+    match read_back(table, merged).await {
+        // What was read may not be what is stored: the second look decides.
+        Err(error) if !error.is_retryable() => read_back(table, merged).await,
+        result => result,
+    }
+}
+
+async fn read_back(table: &Table, merged: &Merged) -> Result<(), MergeError> {
     let file = &merged.file;
     let schema = table.schema();
     let input = Input::open(Arc::clone(table.store()), table.file_path(&file.path), &file.path, file.size).await?;
