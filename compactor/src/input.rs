@@ -15,6 +15,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
 use parquet::basic::Type;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use std::sync::Arc;
 
@@ -55,6 +56,17 @@ impl Input {
             Some(field) => Err(MergeError::Unknown { path: self.path.clone(), column: field.name().clone() }),
             None => Ok(()),
         }
+    }
+
+    /// A file with other rows than were committed must not be taken for what was committed. Another writer may not have
+    /// said how many there are.
+    pub(crate) fn expect_rows(&self, committed: u64) -> Result<(), MergeError> {
+        let rows = self.rows();
+        if rows == committed || committed == 0 {
+            return Ok(());
+        }
+        let source = ParquetError::General(format!("it holds {rows} rows, and {committed} were committed"));
+        Err(MergeError::Read { path: self.path.clone(), source })
     }
 
     pub(crate) fn rows(&self) -> u64 {

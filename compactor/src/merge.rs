@@ -88,6 +88,8 @@ impl Budget {
 pub enum MergeError {
     #[error("read {path}")]
     Read { path: String, source: ParquetError },
+    #[error("{path} was read otherwise than it is stored")]
+    Misread { path: String, source: Box<MergeError> },
     #[error("the rows of {path} are not in the order that it claims")]
     Unsorted { path: String },
     #[error("column {column} of {path} cannot be read as the table has it")]
@@ -115,7 +117,9 @@ impl MergeError {
     pub fn is_retryable(&self) -> bool {
         match self {
             MergeError::Read { source, .. } => matches!(source, ParquetError::External(_)),
-            MergeError::Store { .. } | MergeError::Temporary(_) | MergeError::Stopped => true,
+            MergeError::Misread { .. } | MergeError::Store { .. } | MergeError::Temporary(_) | MergeError::Stopped => {
+                true
+            }
             _ => false,
         }
     }
@@ -172,6 +176,39 @@ impl Merged {
 
 /// Merges the inputs of `job`, or the first of them if all would not fit in memory. Stops soon after `cancel`.
 pub async fn merge(
+    table: &Table,
+    job: &MergeJob,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<Merged, MergeError> {
+    match merge_once(table, job, settings, cancel).await {
+        Err(error) if !error.is_retryable() => {
+            Err(cancel.run_until_cancelled(confirm(table, job, error)).await.unwrap_or(MergeError::Stopped))
+        }
+        result => result,
+    }
+}
+
+/// Whether an input is at fault, or one answer of the store: reads the file again that the error names.
+async fn confirm(table: &Table, job: &MergeJob, error: MergeError) -> MergeError {
+    let (MergeError::Read { path, .. } | MergeError::Column { path, .. } | MergeError::Unknown { path, .. }) = &error
+    else {
+        return error;
+    };
+    let Some(file) = job.inputs.iter().find(|file| file.path == *path) else { return error };
+    match read_through(table, file).await {
+        Ok(()) => MergeError::Misread { path: path.clone(), source: Box::new(error) },
+        Err(confirmed) => confirmed,
+    }
+}
+
+async fn read_through(table: &Table, file: &DataFile) -> Result<(), MergeError> {
+    let mut batches = open_input(table, file).await?.rows_of(Arc::clone(&table.schema().arrow))?;
+    while batches.next().await?.is_some() {}
+    Ok(())
+}
+
+async fn merge_once(
     table: &Table,
     job: &MergeJob,
     settings: &Settings,
@@ -253,9 +290,7 @@ const OPENING: usize = 16;
 
 async fn open(table: &Table, job: &MergeJob, settings: &Settings, order: &[String]) -> Result<Opened, MergeError> {
     let opening = futures::stream::iter(job.inputs.iter().map(Arc::clone)).map(|file| async move {
-        let location = table.file_path(&file.path);
-        let input = Input::open(Arc::clone(table.store()), location, &file.path, file.size).await?;
-        input.expect_known(table.schema())?;
+        let input = open_input(table, &file).await?;
         Ok::<_, MergeError>((file, input))
     });
     let mut opening = std::pin::pin!(opening.buffered(OPENING));
@@ -278,6 +313,15 @@ async fn open(table: &Table, job: &MergeJob, settings: &Settings, order: &[Strin
         return Err(MergeError::TooLarge);
     }
     Ok(opened)
+}
+
+/// Opens a file, if it is what the table says of it.
+async fn open_input(table: &Table, file: &DataFile) -> Result<Input, MergeError> {
+    let location = table.file_path(&file.path);
+    let input = Input::open(Arc::clone(table.store()), location, &file.path, file.size).await?;
+    input.expect_known(table.schema())?;
+    input.expect_rows(file.rows())?;
+    Ok(input)
 }
 
 /// Rows that were left out.

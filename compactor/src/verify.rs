@@ -13,6 +13,14 @@ use std::sync::Arc;
 
 /// Whether the files together hold the rows of the inputs less the duplicates, each in its ranges, with its statistics.
 pub async fn verify(table: &Table, merged: &Merged) -> Result<(), MergeError> {
+    match read_back(table, merged).await {
+        // What was read may not be what is stored: the second look decides.
+        Err(error) if !error.is_retryable() => read_back(table, merged).await,
+        result => result,
+    }
+}
+
+async fn read_back(table: &Table, merged: &Merged) -> Result<(), MergeError> {
     let mut found = Found::default();
     for file in &merged.files {
         found.add(table, file, &merged.hasher).await?;

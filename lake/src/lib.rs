@@ -31,6 +31,7 @@ pub mod file;
 pub mod stats;
 pub mod parquet;
 pub mod reader;
+mod whole;
 pub mod store;
 pub mod actions;
 pub mod state;

@@ -1,5 +1,6 @@
 //! The bucket, or the directory, that tables lie in.
 
+use crate::whole::WholeReads;
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
@@ -126,7 +127,7 @@ impl Lake {
             .map_err(|err| StoreError::Open { url: url.to_string(), source: err.into() })?;
         // Without fsync "uploaded" would not mean durable.
         let store = LocalFileSystem::new().with_fsync(true);
-        Ok(Lake { store: Arc::new(store), root, url })
+        Ok(Lake { store: WholeReads::of(Arc::new(store)), root, url })
     }
 
     fn open_s3(mut url: Url) -> Result<Lake, StoreError> {
@@ -147,13 +148,13 @@ impl Lake {
         let open = |source| StoreError::Open { url: url.to_string(), source };
         let store = builder.build().map_err(open)?;
         let root = Path::from_url_path(url.path()).map_err(|err| open(err.into()))?;
-        Ok(Lake { store: Arc::new(store), root, url })
+        Ok(Lake { store: WholeReads::of(Arc::new(store)), root, url })
     }
 
     /// The same place, reached through another store.
     #[cfg(feature = "testing")]
     pub fn with_store(&self, store: Arc<dyn ObjectStore>) -> Lake {
-        Lake { store, ..self.clone() }
+        Lake { store: WholeReads::of(store), ..self.clone() }
     }
 
     pub fn store(&self) -> &Arc<dyn ObjectStore> {

@@ -1,23 +1,27 @@
 //! A store that fails on demand, for tests of everything that writes to or reads from a lake.
 //!
 //! Faults are given in advance, by operation and by a part of the path, and used up one call at a time: fail before the
-//! call, fail after it succeeded (the store has it, the client does not know), answer late, or never.
+//! call, fail after it succeeded (the store has it, the client does not know), answer late, never, or other bytes than are
+//! stored.
 
 use crate::store::{Lake, StoreError};
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,17 +54,24 @@ pub enum Fault {
     FailAfterSuccess,
     /// The request waits before it arrives.
     Delay(Duration),
-    /// There is never an answer, and the request never arrives.
+    /// There is never an answer, unless waiting is cut off, and the request never arrives.
     Stall,
     /// The request succeeds, and the answer says that the object was there before: what a store says of one's own object
     /// when a put was repeated on the way.
     ExistsAfterSuccess,
+    /// A read ends halfway, without an error.
+    Truncate,
+    /// A read brings other bytes than are stored, from its middle on.
+    Garble,
 }
 
 #[derive(Debug)]
 struct Planned {
-    op: Op,
+    /// None: of any kind.
+    op: Option<Op>,
     path_part: String,
+    /// Calls that it applies to and lets pass before.
+    after: usize,
     fault: Fault,
     left: usize,
 }
@@ -76,6 +87,8 @@ pub struct FaultyStore {
 struct Control {
     planned: Mutex<Vec<Planned>>,
     calls: Mutex<HashMap<Op, usize>>,
+    injected: AtomicUsize,
+    release: Notify,
 }
 
 /// A lake in a local directory whose store fails on demand.
@@ -105,16 +118,39 @@ impl FaultyStore {
         self.inject(op, "", Fault::Delay(duration), usize::MAX);
     }
 
+    /// How many requests there were, of any kind.
+    pub fn requests(&self) -> usize {
+        lock(&self.control.calls).values().sum()
+    }
+
     /// Plans `fault` for the next `n` calls of `op` on paths that contain `path_part`. Of several that apply, the one
     /// planned first is used up first.
     pub fn inject(&self, op: Op, path_part: &str, fault: Fault, n: usize) {
-        let planned = Planned { op, path_part: path_part.to_owned(), fault, left: n };
+        self.plan(Planned { op: Some(op), path_part: path_part.to_owned(), after: 0, fault, left: n });
+    }
+
+    /// The same for calls of any kind, the first `after` of which pass.
+    pub fn inject_after(&self, after: usize, path_part: &str, fault: Fault, n: usize) {
+        self.plan(Planned { op: None, path_part: path_part.to_owned(), after, fault, left: n });
+    }
+
+    fn plan(&self, planned: Planned) {
         lock(&self.control.planned).push(planned);
+    }
+
+    /// How many calls met a fault.
+    pub fn injected(&self) -> usize {
+        self.control.injected.load(Ordering::Relaxed)
     }
 
     /// Forgets all faults that are left.
     pub fn heal(&self) {
         lock(&self.control.planned).clear();
+    }
+
+    /// Requests that wait for an answer in vain are cut off.
+    pub fn cut_off(&self) {
+        self.control.release.notify_waiters();
     }
 
     /// How often a kind of request was made, faulty ones included.
@@ -128,14 +164,32 @@ impl Control {
     fn take(&self, op: Op, path: &str) -> Option<Fault> {
         *lock(&self.calls).entry(op).or_default() += 1;
         let mut planned = lock(&self.planned);
-        let next = planned.iter_mut().find(|p| p.op == op && p.left > 0 && path.contains(&p.path_part))?;
-        next.left -= usize::from(next.left != usize::MAX);
-        Some(next.fault)
+        let applies = |p: &Planned| p.op.is_none_or(|of| of == op) && p.left > 0 && path.contains(&p.path_part);
+        for next in planned.iter_mut().filter(|p| applies(p)) {
+            if next.after > 0 {
+                next.after -= 1;
+                continue;
+            }
+            next.left -= usize::from(next.left != usize::MAX);
+            self.injected.fetch_add(1, Ordering::Relaxed);
+            return Some(next.fault);
+        }
+        None
     }
 
     async fn run<T>(&self, op: Op, path: &Path, call: impl Future<Output = Result<T>>) -> Result<T> {
-        match self.take(op, path.as_ref()) {
-            None => call.await,
+        self.answer(self.take(op, path.as_ref()), op, path, call).await
+    }
+
+    async fn answer<T>(
+        &self,
+        fault: Option<Fault>,
+        op: Op,
+        path: &Path,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match fault {
+            None | Some(Fault::Truncate | Fault::Garble) => call.await,
             Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full | Fault::Conflict)) => Err(injected(fault, op, path)),
             Some(fault @ Fault::FailAfterSuccess) => {
                 call.await?;
@@ -145,7 +199,10 @@ impl Control {
                 tokio::time::sleep(duration).await;
                 call.await
             }
-            Some(Fault::Stall) => std::future::pending().await,
+            Some(fault @ Fault::Stall) => {
+                self.release.notified().await;
+                Err(injected(fault, op, path))
+            }
             Some(Fault::ExistsAfterSuccess) => {
                 call.await?;
                 Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "injected".into() })
@@ -164,7 +221,7 @@ impl Control {
             let failure = |fault| futures::stream::iter([Err(injected(fault, op, &path))]).boxed();
             match self.take(op, path.as_ref()) {
                 // Nothing is made by reading.
-                None | Some(Fault::ExistsAfterSuccess) => items,
+                None | Some(Fault::ExistsAfterSuccess | Fault::Truncate | Fault::Garble) => items,
                 Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full | Fault::Conflict)) => failure(fault),
                 Some(fault @ Fault::FailAfterSuccess) => {
                     items.for_each(|_| std::future::ready(())).await;
@@ -174,7 +231,10 @@ impl Control {
                     tokio::time::sleep(duration).await;
                     items
                 }
-                Some(Fault::Stall) => futures::stream::pending().boxed(),
+                Some(fault @ Fault::Stall) => {
+                    self.release.notified().await;
+                    failure(fault)
+                }
             }
         };
         items.flatten_stream().boxed()
@@ -191,6 +251,16 @@ fn injected(fault: Fault, op: Op, path: &Path) -> object_store::Error {
             object_store::Error::Generic { store: "LocalFileSystem", source }
         }
         _ => object_store::Error::Generic { store: "faulty", source },
+    }
+}
+
+/// What a read brings in place of `bytes`.
+fn damaged(bytes: Bytes, fault: Fault) -> Bytes {
+    let middle = bytes.len() / 2;
+    match fault {
+        Fault::Truncate => bytes.slice(..middle),
+        Fault::Garble => bytes.iter().enumerate().map(|(at, byte)| if at < middle { *byte } else { !byte }).collect(),
+        _ => bytes,
     }
 }
 
@@ -219,11 +289,25 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.control.run(Op::Get, location, self.inner.get_opts(location, options)).await
+        let fault = self.control.take(Op::Get, location.as_ref());
+        let answer = self.inner.get_opts(location, options);
+        let answer = self.control.answer(fault, Op::Get, location, answer).await?;
+        let Some(fault @ (Fault::Truncate | Fault::Garble)) = fault else { return Ok(answer) };
+        let (meta, range) = (answer.meta.clone(), answer.range.clone());
+        let (attributes, extensions) = (answer.attributes.clone(), answer.extensions.clone());
+        let bytes = damaged(answer.bytes().await?, fault);
+        let payload = GetResultPayload::Stream(futures::stream::iter([Ok(bytes)]).boxed());
+        Ok(GetResult { payload, meta, range, attributes, extensions })
     }
 
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<bytes::Bytes>> {
-        self.control.run(Op::Get, location, self.inner.get_ranges(location, ranges)).await
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let fault = self.control.take(Op::Get, location.as_ref());
+        let answer = self.inner.get_ranges(location, ranges);
+        let answer = self.control.answer(fault, Op::Get, location, answer).await?;
+        match fault {
+            Some(fault) => Ok(answer.into_iter().map(|bytes| damaged(bytes, fault)).collect()),
+            None => Ok(answer),
+        }
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -316,6 +400,32 @@ mod tests {
         store.fail_after_success(Op::Delete, 1);
         assert!(store.delete(&Path::from("a")).await.is_err());
         assert!(store.get(&Path::from("a")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_read_brings_other_bytes_and_no_error() {
+        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        let path = Path::from("a");
+        store.put(&path, "abcd".into()).await.unwrap();
+        store.inject(Op::Get, "", Fault::Truncate, 2);
+        assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "ab");
+        assert_eq!(store.get_ranges(&path, &[0..4, 2..4]).await.unwrap(), ["ab", "c"]);
+        store.inject(Op::Get, "", Fault::Garble, 1);
+        assert_eq!(store.get_range(&path, 0..4).await.unwrap(), [b'a', b'b', !b'c', !b'd'].as_slice());
+        assert_eq!(store.get_range(&path, 0..4).await.unwrap(), "abcd");
+    }
+
+    #[tokio::test]
+    async fn a_fault_can_wait_for_a_call_whatever_its_kind() {
+        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        store.inject_after(2, "a", Fault::Fail, 1);
+        store.put(&Path::from("a"), "x".into()).await.unwrap();
+        store.put(&Path::from("b"), "x".into()).await.unwrap();
+        store.get(&Path::from("a")).await.unwrap();
+        assert_eq!(store.injected(), 0);
+        assert!(store.delete(&Path::from("a")).await.is_err());
+        store.get(&Path::from("a")).await.unwrap();
+        assert_eq!(store.injected(), 1);
     }
 
     #[tokio::test]
