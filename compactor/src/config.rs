@@ -1,5 +1,6 @@
 //! What an operator may choose.
 
+use crate::merge::Budget;
 use crate::plan::Policy;
 use crate::sweep::Retention;
 use bytesize::ByteSize;
@@ -12,8 +13,10 @@ pub struct Config {
     /// Time between two looks at the tables.
     #[serde(with = "humantime_serde")]
     pub every: Duration,
-    /// Size of a segment; files of half of it and more are left alone.
+    /// Size of a segment; files of half of it and more are not merged for their size.
     pub segment: ByteSize,
+    /// Most small files of a date that is still written to.
+    pub small_files: usize,
     /// Fewest files of a merge while a date is still written to.
     pub min_files: usize,
     /// Most files of a merge.
@@ -29,11 +32,15 @@ pub struct Config {
     pub keep_orphans: Duration,
 }
 
+/// Segments that one merge writes at most.
+const JOB_SEGMENTS: u64 = 16;
+
 impl Default for Config {
     fn default() -> Self {
         Config {
             every: Duration::from_secs(30),
             segment: ByteSize::mib(128),
+            small_files: 80,
             min_files: 4,
             max_files: 128,
             cold_after: Duration::from_secs(3600),
@@ -44,13 +51,18 @@ impl Default for Config {
 }
 
 impl Config {
-    pub(crate) fn policy(&self, memory: ByteSize) -> Policy {
+    pub(crate) fn policy(&self, memory: ByteSize, sort_by: &[String]) -> Policy {
+        let budget = Budget::new(memory);
         Policy {
             target_bytes: self.segment_bytes(),
+            small_files: self.small_files.max(2),
             min_files: self.min_files.max(2),
             max_files: self.max_files.max(2),
-            max_rows: crate::merge::Budget::new(memory).rows(),
+            max_rows: budget.rows(),
+            max_bytes: self.segment_bytes().saturating_mul(JOB_SEGMENTS),
+            max_memory: budget.inputs(),
             cold_after: self.cold_after,
+            column: lake::sort::order(sort_by).swap_remove(0),
         }
     }
 

@@ -55,7 +55,8 @@ impl Budget {
         self.bytes / 2 / duplicates::ROW_BYTES
     }
 
-    fn inputs(self) -> u64 {
+    /// Memory that its inputs take at most.
+    pub fn inputs(self) -> u64 {
         self.bytes / 2
     }
 

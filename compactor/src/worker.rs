@@ -108,7 +108,7 @@ impl Worker {
         let mut turn = Turn::default();
         let files: Vec<_> =
             view.state.files().values().filter(|file| !self.set_aside.contains(&file.path)).map(Arc::clone).collect();
-        for job in plan::plan(&files, now_ms(), &self.config.policy(self.budget)) {
+        for job in plan::plan(&files, now_ms(), &self.config.policy(self.budget, &self.settings.sort_by)) {
             if shutdown.is_cancelled() {
                 return Ok(turn);
             }
