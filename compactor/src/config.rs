@@ -21,7 +21,7 @@ pub struct Config {
     pub min_files: usize,
     /// Most files of a merge.
     pub max_files: usize,
-    /// A date that was not written to for so long merges whatever is left over.
+    /// A date that was not written to for so long merges whatever is left over, and cuts large files that overlap.
     #[serde(with = "humantime_serde")]
     pub cold_after: Duration,
     /// How long files that left the table stay: longer than the longest query.
