@@ -17,13 +17,15 @@ pub struct Config {
     /// Merges side by side in one process; each gets its part of the memory. Absent: as many as there are cores, if each
     /// gets enough for segments of full size.
     pub jobs: Option<usize>,
-    /// Size of a segment; files of half of it and more are left alone.
+    /// Size of a segment; files of half of it and more are not merged for their size.
     pub segment: ByteSize,
+    /// Most small files of a date that is still written to.
+    pub small_files: usize,
     /// Fewest files of a merge while a date is still written to.
     pub min_files: usize,
     /// Most files of a merge.
     pub max_files: usize,
-    /// A date that was not written to for so long merges whatever is left over.
+    /// A date that was not written to for so long merges whatever is left over, and cuts large files that overlap.
     #[serde(with = "humantime_serde")]
     pub cold_after: Duration,
     /// How long files that left the table stay: longer than the longest query.
@@ -37,12 +39,16 @@ pub struct Config {
     pub keep_log: Duration,
 }
 
+/// Segments that one merge writes at most.
+const JOB_SEGMENTS: u64 = 16;
+
 impl Default for Config {
     fn default() -> Self {
         Config {
             every: Duration::from_secs(30),
             jobs: None,
             segment: ByteSize::mib(128),
+            small_files: 80,
             min_files: 4,
             max_files: 128,
             cold_after: Duration::from_secs(3600),
@@ -66,13 +72,18 @@ impl Config {
         }
     }
 
-    pub(crate) fn policy(&self, memory: ByteSize) -> Policy {
+    pub(crate) fn policy(&self, memory: ByteSize, sort_by: &[String]) -> Policy {
+        let budget = Budget::new(memory);
         Policy {
             target_bytes: self.segment_bytes(),
+            small_files: self.small_files.max(2),
             min_files: self.min_files.max(2),
             max_files: self.max_files.max(2),
-            max_rows: Budget::new(memory).rows(),
+            max_rows: budget.rows(),
+            max_bytes: self.segment_bytes().saturating_mul(JOB_SEGMENTS),
+            max_memory: budget.inputs(),
             cold_after: self.cold_after,
+            column: lake::sort::order(sort_by).swap_remove(0),
         }
     }
 

@@ -65,7 +65,8 @@ impl Budget {
         self.bytes
     }
 
-    fn inputs(self) -> u64 {
+    /// Memory that its inputs take at most.
+    pub fn inputs(self) -> u64 {
         self.bytes / 2
     }
 

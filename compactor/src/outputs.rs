@@ -126,7 +126,7 @@ impl Outputs<'_> {
             Some(value) => value,
             None => self.value.insert(value_of(column, run.rows.start)?),
         };
-        Ok(first_other(column, run.rows.clone(), value)?)
+        first_other(column, run.rows.clone(), value)
     }
 }
 

@@ -1,14 +1,23 @@
 //! Decides which files are merged with which.
 //!
-//! Every merge costs a write of all its bytes, so a row must not be rewritten often. A file of half a segment or more is
-//! good and left alone. Below that there are tiers, each 32 times the one below, and a merge takes all files
-//! below the top of a tier only if together they reach above it: so every merge lifts its rows by a tier at least, and no
-//! row is written more often than there are tiers above the size of its fragment.
+//! Every merge costs a write of all its bytes, so a row must not be rewritten often: as often as there are levels between
+//! its fragment and a segment, and once more for the sake of overlap. A file of half a segment or more is good and is not
+//! merged for its size any more.
 //!
-//! A date that nobody writes to any more would keep what does not reach the next tier for ever. Once it is cold, the
-//! rest is merged as well, except for a file so much larger than the others that it would be rewritten for crumbs.
+//! ```text
+//! a date that is written to    lift      when a reader meets too many small files, most of them become few
+//! a cold date                  gather    what small files are left over, but not a large one for crumbs
+//!                              cut       good files that span most of the date become files side by side
+//! ```
 //!
+//! A date is cold when nobody writes to it any more; small and good files each have a say in their own merges alone, so a
+//! trickle of late rows does not keep a date from being cut, and never makes good files be written again.
+//!
+//! A job is bounded: by files, rows and bytes, and by what its inputs take in memory when they are read side by side.
 //! The plan depends on the files, the time and the policy alone, not on the order in which files are named.
+
+mod small;
+mod overlap;
 
 use chrono::NaiveDate;
 use lake::DataFile;
@@ -21,109 +30,92 @@ use std::time::Duration;
 pub struct Policy {
     /// Size of a segment.
     pub target_bytes: u64,
+    /// A date that is written to has at most so many small files.
+    pub small_files: usize,
     /// Fewest files of a merge while a date is written to.
     pub min_files: usize,
     /// Most files of a merge.
     pub max_files: usize,
     /// Most rows of a merge.
     pub max_rows: u64,
+    /// Most bytes of a merge.
+    pub max_bytes: u64,
+    /// Most memory that the inputs of a merge take together.
+    pub max_memory: u64,
     /// A date not written to for so long is cold.
     pub cold_after: Duration,
+    /// The first column of the order of rows. If files have no statistics of it, sizes alone decide.
+    pub column: String,
 }
 
-/// Files of one date that shall become one.
+/// Files of one date that shall become fewer, or lie side by side.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MergeJob {
     pub date: NaiveDate,
-    /// Smallest first, two at least.
+    /// Two at least. If memory does not allow all, the first of them are merged.
     pub inputs: Vec<Arc<DataFile>>,
 }
 
-/// A tier's top over the one below it.
-const GROWTH: u64 = 32;
+/// A group of files that may become a job.
+type Group = Vec<Arc<DataFile>>;
 
-/// Tiers below a good file; files of the lowest have no lower bound.
-const TIERS: u32 = 3;
-
-/// On a cold date, a file larger than so many times all smaller ones together is not rewritten for them.
-const CRUMBS: u64 = 4;
+/// Memory that an open input takes at most: a row group as it is stored and a page of each column. A small file is in
+/// memory whole, and its rows as well. A guess; the merge counts again when it knows the footers.
+const MEMORY: u64 = 16 << 20;
+const MEMORY_OF_SMALL: u64 = 4;
 
 /// The merges that are worth it at `now_ms` (milliseconds since the epoch), oldest date first.
 pub fn plan(files: &[Arc<DataFile>], now_ms: i64, policy: &Policy) -> Vec<MergeJob> {
-    let mut dates: BTreeMap<NaiveDate, Vec<Arc<DataFile>>> = BTreeMap::new();
+    let mut dates: BTreeMap<NaiveDate, Group> = BTreeMap::new();
     for file in files {
         dates.entry(file.date).or_default().push(Arc::clone(file));
     }
     dates.into_iter().flat_map(|(date, files)| plan_date(date, files, now_ms, policy)).collect()
 }
 
-fn plan_date(date: NaiveDate, mut files: Vec<Arc<DataFile>>, now_ms: i64, policy: &Policy) -> Vec<MergeJob> {
-    let last_write = files.iter().map(|file| file.modified_ms).max().unwrap_or_default();
-    let is_cold = now_ms.saturating_sub(last_write) >= policy.cold_after.as_millis() as i64;
-    files.retain(|file| !policy.is_good(file));
-    files.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
-
-    let min_files = if is_cold { 2 } else { policy.min_files };
-    let mut groups = Vec::new();
-    for top in (0..TIERS).map(|tier| policy.good_bytes() / GROWTH.pow(tier)) {
-        let above = files.split_off(files.partition_point(|file| file.size < top));
-        if files.len() >= min_files && bytes(&files) >= top {
-            let is_lifted = |group: &[Arc<DataFile>]| group.len() >= min_files && bytes(group) >= top;
-            files = policy.cut(files, is_lifted, &mut groups);
-        }
-        files.extend(above);
-    }
-    if is_cold {
-        let smaller = |files: &[Arc<DataFile>]| bytes(files) - files.last().map_or(0, |file| file.size);
-        while files.last().is_some_and(|largest| largest.size > CRUMBS * smaller(&files)) {
-            files.pop();
-        }
-        policy.cut(files, |group| group.len() >= 2, &mut groups);
-    }
-    groups.into_iter().map(|inputs| MergeJob { date, inputs }).collect()
+fn plan_date(date: NaiveDate, files: Group, now_ms: i64, policy: &Policy) -> Vec<MergeJob> {
+    let (good, mut small): (Group, Group) = files.into_iter().partition(|file| policy.is_good(file));
+    small.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
+    let is_cold = |files: &[Arc<DataFile>]| {
+        let last_write = files.iter().map(|file| file.modified_ms).max().unwrap_or_default();
+        now_ms.saturating_sub(last_write) >= policy.cold_after.as_millis() as i64
+    };
+    let cuts = if is_cold(&good) { overlap::cut(&good, policy) } else { Vec::new() };
+    let merges = if is_cold(&small) { small::gather(small, policy) } else { small::lift(small, policy) };
+    merges.into_iter().chain(cuts).map(|inputs| MergeJob { date, inputs }).collect()
 }
 
 impl Policy {
-    /// Large enough to be left alone.
+    /// Large enough not to be merged for its size.
     pub fn is_good(&self, file: &DataFile) -> bool {
-        file.size >= self.good_bytes() || file.rows() >= self.max_rows / 2
+        file.size >= self.target_bytes / 2 || file.rows() >= self.max_rows / 2
     }
 
-    fn good_bytes(&self) -> u64 {
-        self.target_bytes / 2
-    }
-
-    /// Cuts files into groups as large as one merge may be. The last group is often smaller than the others, and is
-    /// returned if it is not worth a merge.
-    fn cut(
-        &self,
-        files: Vec<Arc<DataFile>>,
-        is_worth_it: impl Fn(&[Arc<DataFile>]) -> bool,
-        groups: &mut Vec<Vec<Arc<DataFile>>>,
-    ) -> Vec<Arc<DataFile>> {
-        let mut group: Vec<Arc<DataFile>> = Vec::new();
+    /// Cuts files into groups as large as one merge may be, and keeps those that are worth it.
+    fn groups(&self, files: Group, is_worth_it: impl Fn(&[Arc<DataFile>]) -> bool) -> Vec<Group> {
+        let (mut groups, mut group) = (Vec::new(), Group::new());
+        let (mut bytes, mut rows, mut memory) = (0, 0, 0);
         for file in files {
+            let of_file = (file.size * MEMORY_OF_SMALL).min(MEMORY);
+            (bytes, rows, memory) = (bytes + file.size, rows + file.rows(), memory + of_file);
             let is_full = group.len() >= self.max_files
-                || bytes(&group) >= self.target_bytes
-                || rows(&group) + file.rows() > self.max_rows;
-            if is_full && group.len() >= 2 {
+                || bytes > self.max_bytes
+                || rows > self.max_rows
+                || memory > self.max_memory;
+            if is_full {
                 groups.push(std::mem::take(&mut group));
+                (bytes, rows, memory) = (file.size, file.rows(), of_file);
             }
             group.push(file);
         }
-        if is_worth_it(&group) {
-            groups.push(std::mem::take(&mut group));
-        }
-        group
+        groups.push(group);
+        groups.retain(|group| group.len() >= 2 && is_worth_it(group));
+        groups
     }
 }
 
 fn bytes(files: &[Arc<DataFile>]) -> u64 {
     files.iter().map(|file| file.size).sum()
-}
-
-fn rows(files: &[Arc<DataFile>]) -> u64 {
-    files.iter().map(|file| file.rows()).sum()
 }
 
 #[cfg(test)]

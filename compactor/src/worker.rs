@@ -240,7 +240,7 @@ impl Worker {
 
     /// What is worth merging of the `wanted` files, whosever it is.
     pub(crate) fn plan(&self, view: &View, wanted: impl Fn(&DataFile) -> bool) -> Vec<MergeJob> {
-        let (policy, now_ms) = (self.config.policy(self.budget), now_ms());
+        let (policy, now_ms) = (self.config.policy(self.budget, &self.settings.sort_by), now_ms());
         // What is about to leave the table is not worth a merge.
         let is_expired = |file: &DataFile| self.keep.is_some_and(|keep| sweep::is_expired(file.date, now_ms, keep));
         let is_usable = |file: &DataFile| self.merges && !self.set_aside.contains(&file.path) && !is_expired(file);

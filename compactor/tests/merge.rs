@@ -4,7 +4,9 @@ mod support;
 
 use compactor::merge::{Budget, MergeError, Merged, Settings, merge};
 use compactor::plan::MergeJob;
+use compactor::swap::{Swapped, swap};
 use compactor::verify::verify;
+use compactor::view::View;
 use lake::testing::{Fault, Op, faulty_lake};
 use lake::{DataFile, Lake, Table, layout, schema};
 use proptest::prelude::*;
@@ -230,10 +232,10 @@ async fn a_merged_file_that_is_not_what_was_read_is_refused() {
 }
 
 /// Larger than one part of an upload: ids do not compress.
-async fn large_files(table: &Table) -> Vec<DataFile> {
+async fn large_files(table: &Table, rows: i64) -> Vec<DataFile> {
     let mut files = Vec::new();
     for fragment in 0..2 {
-        let mut rows = device_rows(fragment, 150_000);
+        let mut rows = device_rows(fragment, rows);
         rows.iter_mut().for_each(|row| row.id = uuid::Uuid::new_v4().to_string());
         files.push(write_fragment(table, table.schema(), &rows, Some(&by(&["device_id", "time"]))).await);
     }
@@ -245,7 +247,7 @@ async fn a_large_file_is_stored_in_parts_and_a_part_that_fails_leaves_nothing() 
     let directory = tempfile::tempdir().unwrap();
     let (lake, faults) = faulty_lake(directory.path()).unwrap();
     let table = table(&lake, &dataset(true, &["device_id", "time"])).await;
-    let files = large_files(&table).await;
+    let files = large_files(&table, 150_000).await;
     let settings = settings(&["device_id", "time"]);
     for op in [Op::StartUpload, Op::PutPart, Op::CompleteUpload] {
         faults.fail_next(op, 1);
@@ -264,11 +266,11 @@ async fn a_large_file_is_stored_in_parts_and_a_part_that_fails_leaves_nothing() 
 #[tokio::test]
 async fn a_merge_larger_than_a_segment_writes_several_files_that_share_no_device() {
     let fixture = fixture().await;
-    let files = large_files(&fixture.table).await;
+    let files = large_files(&fixture.table, 75_000).await;
     let bytes: u64 = files.iter().map(|file| file.size).sum();
     let settings = Settings { segment_bytes: bytes / 5, ..settings(&["device_id", "time"]) };
     let merged = merge_and_verify(&fixture.table, files, &settings).await.unwrap();
-    assert_eq!((merged.rows(), merged.duplicates), (300_000, 0));
+    assert_eq!((merged.rows(), merged.duplicates), (150_000, 0));
     assert!((4..=5).contains(&merged.files.len()), "{} files", merged.files.len());
     for (file, next) in merged.files.iter().zip(&merged.files[1..]) {
         assert!(file.stats.max["device_id"].as_str() < next.stats.min["device_id"].as_str());
@@ -287,17 +289,17 @@ async fn a_merge_larger_than_a_segment_writes_several_files_that_share_no_device
 #[tokio::test]
 async fn a_device_that_is_larger_than_a_segment_is_cut_through() {
     let fixture = fixture().await;
-    let mut files = large_files(&fixture.table).await;
+    let mut files = large_files(&fixture.table, 75_000).await;
     let bytes: u64 = files.iter().map(|file| file.size).sum();
     for (fragment, file) in files.iter_mut().enumerate() {
-        let mut rows = device_rows(fragment as i64, 150_000);
+        let mut rows = device_rows(fragment as i64, 75_000);
         rows.iter_mut().for_each(|row| row.device = "one".to_owned());
         rows.iter_mut().for_each(|row| row.id = uuid::Uuid::new_v4().to_string());
         *file = write_fragment(&fixture.table, fixture.table.schema(), &rows, Some(&by(&["device_id", "time"]))).await;
     }
     let settings = Settings { segment_bytes: bytes / 4, ..settings(&["device_id", "time"]) };
     let merged = merge_and_verify(&fixture.table, files, &settings).await.unwrap();
-    assert_eq!(merged.rows(), 300_000);
+    assert_eq!(merged.rows(), 150_000);
     assert!((3..=4).contains(&merged.files.len()), "{} files", merged.files.len());
     let sizes: Vec<u64> = merged.files.iter().map(|file| file.size).collect();
     assert!(sizes.iter().all(|size| *size < settings.segment_bytes * 3 / 2), "{sizes:?}");
@@ -308,7 +310,7 @@ async fn a_merge_whose_second_file_fails_leaves_only_finished_ones_behind() {
     let directory = tempfile::tempdir().unwrap();
     let (lake, faults) = faulty_lake(directory.path()).unwrap();
     let table = table(&lake, &dataset(true, &["device_id", "time"])).await;
-    let files = large_files(&table).await;
+    let files = large_files(&table, 75_000).await;
     let bytes: u64 = files.iter().map(|file| file.size).sum();
     let settings = Settings { segment_bytes: bytes / 2, ..settings(&["device_id", "time"]) };
     let date = layout::date_directory(layout::date_from_days(DAY as i32));
@@ -321,4 +323,29 @@ async fn a_merge_whose_second_file_fails_leaves_only_finished_ones_behind() {
     assert_eq!(left(), files.len() + 1);
     let merged = merge_and_verify(&table, files.clone(), &settings).await.unwrap();
     assert_eq!((merged.files.len(), left()), (2, files.len() + 3));
+}
+
+#[tokio::test]
+async fn the_files_of_a_merge_come_into_the_table_together_and_once() {
+    let fixture = fixture().await;
+    let table = &fixture.table;
+    let mut inputs = Vec::new();
+    for fragment in 0..4 {
+        let rows = device_rows(fragment, 500);
+        inputs.push(write_fragment(table, table.schema(), &rows, Some(&by(&["device_id", "time"]))).await);
+    }
+    let mut view = View::load(table).await.unwrap();
+    append(table, &mut view.state, inputs.clone()).await;
+    let before = counts(&read(table, None).await);
+    let bytes: u64 = inputs.iter().map(|file| file.size).sum();
+    let settings = Settings { segment_bytes: bytes / 4, ..settings(&["device_id", "time"]) };
+    let merged = merge_and_verify(table, inputs, &settings).await.unwrap();
+    assert!(merged.files.len() >= 2, "{} files", merged.files.len());
+
+    assert_eq!(swap(table, &mut view, &merged).await.unwrap(), Swapped::Committed);
+    let version = view.state.version;
+    // As after a commit whose answer was lost.
+    assert_eq!(swap(table, &mut view, &merged).await.unwrap(), Swapped::Committed);
+    assert_eq!((view.state.version, view.state.files().len()), (version, merged.files.len()));
+    assert_eq!(counts(&read(table, None).await), before);
 }

@@ -30,7 +30,7 @@ fn a_batch_sent_again_after_kill_9_is_in_the_table_once() {
 
 #[test]
 fn kill_9_loses_nothing_and_doubles_nothing() {
-    let place = Place::new(Config { flush_every: "300ms", ..Config::new("crashes") });
+    let place = Place::new(Config { flush_every: "300ms", cold_after: "0s", ..Config::new("crashes") });
     let size = Size { devices: 20, events_per_device: 10_000, batch: 50, pause: Duration::from_millis(80) };
     let mut up = place.start("up");
     let url = up.table(&place.config.dataset);

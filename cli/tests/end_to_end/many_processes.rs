@@ -12,7 +12,8 @@ use std::time::Duration;
 
 /// On the shared servers, under names of its own.
 fn place(dataset: &str) -> Place {
-    let mut config = Config { brokers: Some(servers::kafka()), partitions: 6, ..Config::new(dataset) };
+    let brokers = Some(servers::kafka());
+    let mut config = Config { brokers, partitions: 6, cold_after: "0s", ..Config::new(dataset) };
     config.lake = Some(servers::s3_lake(&config.dataset));
     Place::new(config)
 }
