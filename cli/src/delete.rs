@@ -8,7 +8,7 @@ use crate::failure::with_advice;
 use crate::tables;
 use anyhow::{Context, bail};
 use chrono::{NaiveDate, SecondsFormat, Utc};
-use compactor::delete::{DeleteError, Deleted, Deletion, Found, Progress};
+use compactor::delete::{DeleteError, Deleted, Deletion, Found, Progress, Settings};
 use compactor::merge::Budget;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use lake::dataset::{dead_replays_table, dead_table};
@@ -24,9 +24,10 @@ pub async fn run(args: &Delete, config: &Config, line: Option<ProgressBar>) -> a
     }
     let lake = tables::open_existing_lake(config).await?;
     let table = tables::open_table(config, &lake, &args.dataset).await?;
-    let budget = Budget::new(config.memory.compactor);
+    let settings =
+        Settings { budget: Budget::new(config.memory.compactor), keep_orphans: config.compaction.keep_orphans };
     let nothing = || format!("nothing was deleted from {}", args.dataset);
-    let deletion = Deletion::new(table, args.predicate.clone(), budget).await;
+    let deletion = Deletion::new(table, args.predicate.clone(), settings).await;
     let mut deletion = deletion.with_context(nothing)?;
     let progress = deletion.progress();
     if args.dry_run || !args.yes {

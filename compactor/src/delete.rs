@@ -23,7 +23,7 @@ mod run;
 
 pub use parse::Refused;
 pub use predicate::Predicate;
-pub use run::{DeleteError, Deleted, Deletion, Found, Progress};
+pub use run::{DeleteError, Deleted, Deletion, Found, Progress, Settings};
 
 #[cfg(test)]
 mod tests;

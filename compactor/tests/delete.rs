@@ -4,7 +4,7 @@
 mod support;
 
 use bytesize::ByteSize;
-use compactor::delete::{DeleteError, Deleted, Deletion};
+use compactor::delete::{DeleteError, Deleted, Deletion, Settings};
 use compactor::merge::Budget;
 use compactor::worker::Worker;
 use compactor::{Config, Deps};
@@ -37,8 +37,12 @@ fn worker(lake: &Lake, config: Config) -> Worker {
 }
 
 async fn deletion(table: &Table, clause: &str) -> Deletion {
-    let budget = Budget::new(ByteSize::mib(64));
-    Deletion::new(table.clone(), clause.parse().unwrap(), budget).await.unwrap()
+    deletion_within(table, clause, Config::default().keep_orphans).await
+}
+
+async fn deletion_within(table: &Table, clause: &str, keep_orphans: Duration) -> Deletion {
+    let settings = Settings { budget: Budget::new(ByteSize::mib(64)), keep_orphans };
+    Deletion::new(table.clone(), clause.parse().unwrap(), settings).await.unwrap()
 }
 
 async fn delete(table: &Table, clause: &str) -> Deleted {
@@ -380,6 +384,34 @@ async fn who_is_outrun_by_compactors_again_and_again_says_so_and_has_deleted_not
     assert!(matches!(error, DeleteError::Outrun { .. }), "{error:#}");
     assert!(error.to_string().contains("nothing was deleted"), "{error}");
     assert_eq!(counts(&read(&table, None).await), once(1, 0..1, &[]));
+}
+
+#[tokio::test]
+async fn a_deletion_whose_files_a_sweep_may_delete_before_the_commit_gives_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, faults) = faulty_lake(directory.path()).unwrap();
+    let table = table(&lake, &events()).await;
+    append_six(&table).await;
+    let mut late = deletion_within(&table, "device_id = 'd2'", Duration::from_secs(2)).await;
+    // While one file is late, the others get old.
+    faults.inject(Op::Put, "/seg-", LATE, 1);
+    assert!(matches!(late.run().await.unwrap_err(), DeleteError::TooLong));
+    assert_eq!(counts(&read(&table, None).await), once(1, 0..6, &[]));
+}
+
+#[tokio::test]
+async fn a_store_that_fails_now_and_then_is_no_end_as_long_as_it_gets_further() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, faults) = faulty_lake(directory.path()).unwrap();
+    let table = table(&lake, &events()).await;
+    append_fragments(&table, 0, 0..12, Duration::ZERO).await;
+    let mut deletion = deletion(&table, "device_id = 'd2'").await;
+    for _ in 0..8 {
+        faults.inject(Op::Put, "/seg-", Fault::Fail, 1);
+        faults.inject(Op::Put, "/seg-", Fault::Delay(Duration::ZERO), 1);
+    }
+    assert_eq!(deletion.run().await.unwrap().rows, 48);
+    assert_eq!(counts(&read(&table, None).await), once(1, 0..12, &["d2"]));
 }
 
 /// How often a deletion asks for the next version before it commits: at its start, and after it has read the files.

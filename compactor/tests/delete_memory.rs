@@ -3,7 +3,8 @@
 mod support;
 
 use bytesize::ByteSize;
-use compactor::delete::Deletion;
+use compactor::Config;
+use compactor::delete::{Deletion, Settings};
 use compactor::merge::Budget;
 use lake::parquet::FileWriter;
 use lake::{DataFile, Keep, Lake, OffsetRange, Table, layout, store};
@@ -63,7 +64,8 @@ async fn a_file_larger_than_the_memory_is_rewritten_within_it() {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory("VmRSS:");
     let clause = "device_id = 'd3'".parse().unwrap();
-    let mut deletion = Deletion::new(table.clone(), clause, Budget::new(budget)).await.unwrap();
+    let settings = Settings { budget: Budget::new(budget), keep_orphans: Config::default().keep_orphans };
+    let mut deletion = Deletion::new(table.clone(), clause, settings).await.unwrap();
     let deleted = deletion.run().await.unwrap();
     let peak = memory("VmHWM:").saturating_sub(before);
     assert_eq!((deleted.rows, deleted.files_in, deleted.files_out), (ROWS as u64 / 10, 1, 1));

@@ -21,7 +21,7 @@ use lake::stats::StatsCollector;
 use lake::{DataFile, Table, layout, range};
 use parquet::errors::ParquetError;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::debug;
 use uuid::Uuid;
 
@@ -32,6 +32,8 @@ pub(super) struct Rewritten {
     pub(super) successor: Option<DataFile>,
     /// Rows that are not in it.
     pub(super) deleted: u64,
+    /// Not later than when the store had it.
+    pub(super) at: Instant,
 }
 
 /// A store that does not answer must not keep the program from ending.
@@ -90,8 +92,9 @@ pub(super) async fn rewrite(
     };
     if kept.rows == 0 {
         output.abort().await;
-        return Ok(Rewritten { successor: None, deleted: deleted.rows });
+        return Ok(Rewritten { successor: None, deleted: deleted.rows, at: Instant::now() });
     }
+    let at = Instant::now();
     let (size, stats) = output.finish().await?;
     let successor = DataFile {
         path,
@@ -103,7 +106,7 @@ pub(super) async fn rewrite(
         sorted_by: file.sorted_by.clone(),
     };
     verify(table, predicate, file, &successor, &kept).await?;
-    Ok(Rewritten { successor: Some(successor), deleted: deleted.rows })
+    Ok(Rewritten { successor: Some(successor), deleted: deleted.rows, at })
 }
 
 /// Rows, and the sum of their hashes.

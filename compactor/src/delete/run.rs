@@ -4,22 +4,26 @@
 //! Others go on meanwhile. Each attempt looks at the files that came since the one before, and keeps what it knows of the
 //! others, so beside appenders it soon has only the latest file to read. A file that a compactor merged away after it was
 //! rewritten makes that work void: the rewritten file stays an orphan, and the merged one is looked at.
+//!
+//! Until the commit the new files are orphans too, which a sweep deletes at some age. A deletion that comes near it gives
+//! up: a file must not be committed that may be gone.
 
 use super::predicate::Predicate;
 use super::prune;
 use super::rewrite::{self, Rewritten};
 use crate::merge::{Budget, MergeError};
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use lake::{Change, DataFile, Keep, Outcome, Table, TableError, TableState};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-/// Attempts at a store that fails.
+/// Attempts at a store that fails, without getting further.
 const ATTEMPTS: u32 = 6;
 
 /// How often others may replace files under a deletion before it gives up.
@@ -47,18 +51,25 @@ pub enum DeleteError {
          deleted"
     )]
     Outrun { rounds: u32 },
+    #[error(
+        "it took so long that a sweep may delete the new files before they are committed: delete by dates, a part at a time"
+    )]
+    TooLong,
     #[error("the store failed at the commit, and whether that happened is not known: run it again")]
     Open { source: Box<DeleteError> },
 }
 
 impl DeleteError {
-    /// Whether the same may succeed later.
-    pub fn is_retryable(&self) -> bool {
+    /// Whether the same may succeed at once.
+    fn is_retryable(&self) -> bool {
         match self {
             DeleteError::Table(error) => error.is_retryable(),
             DeleteError::File(error) => error.is_retryable(),
-            DeleteError::Open { .. } | DeleteError::Outrun { .. } => true,
-            DeleteError::TooLarge { .. } | DeleteError::Different { .. } => false,
+            DeleteError::Open { .. }
+            | DeleteError::Outrun { .. }
+            | DeleteError::TooLong
+            | DeleteError::TooLarge { .. }
+            | DeleteError::Different { .. } => false,
         }
     }
 
@@ -133,12 +144,20 @@ struct Attempt {
     deleted: Deleted,
 }
 
+/// What a deletion may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub budget: Budget,
+    /// How long sweeps leave files alone that are not in the table.
+    pub keep_orphans: Duration,
+}
+
 /// Deletes the rows of a table that are meant.
 #[derive(Debug)]
 pub struct Deletion {
     table: Table,
     predicate: Arc<Predicate>,
-    budget: Budget,
+    settings: Settings,
     state: TableState,
     /// By path.
     known: HashMap<String, Fate>,
@@ -147,22 +166,27 @@ pub struct Deletion {
     rounds_lost: u32,
     attempts: Vec<Attempt>,
     progress: watch::Sender<Progress>,
+    /// Failures in a row, and how far it had come at the last of them.
+    failures: u32,
+    done_then: u64,
 }
 
 impl Deletion {
     /// Reads the latest version of the table.
-    pub async fn new(table: Table, predicate: Predicate, budget: Budget) -> Result<Deletion, DeleteError> {
+    pub async fn new(table: Table, predicate: Predicate, settings: Settings) -> Result<Deletion, DeleteError> {
         let state = table.load(Keep::Files, &[]).await?;
         Ok(Deletion {
             table,
             predicate: Arc::new(predicate),
-            budget,
+            settings,
             state,
             known: HashMap::new(),
             lost: HashSet::new(),
             rounds_lost: 0,
             attempts: Vec::new(),
             progress: watch::Sender::default(),
+            failures: 0,
+            done_then: 0,
         })
     }
 
@@ -172,7 +196,6 @@ impl Deletion {
 
     /// Counts the rows that are meant in the latest version. Changes nothing.
     pub async fn find(&mut self) -> Result<Found, DeleteError> {
-        let mut failures = 0;
         loop {
             let found = async {
                 self.table.refresh(&mut self.state).await?;
@@ -180,29 +203,31 @@ impl Deletion {
             };
             match found.await {
                 Ok(()) => return Ok(self.found()),
-                Err(error) => self.rest(error, &mut failures).await?,
+                Err(error) => self.rest(error).await?,
             }
         }
     }
 
     /// Deletes the rows that are meant, in one commit or not at all.
     pub async fn run(&mut self) -> Result<Deleted, DeleteError> {
-        let mut failures = 0;
         loop {
             match self.attempt().await {
                 Ok(Some(deleted)) => return Ok(deleted),
-                Ok(None) => failures = 0,
-                Err(error) => self.rest(error, &mut failures).await?,
+                Ok(None) => self.failures = 0,
+                Err(error) => self.rest(error).await?,
             }
         }
     }
 
     /// Waits before the next attempt, if there may be one.
-    async fn rest(&self, error: DeleteError, failures: &mut u32) -> Result<(), DeleteError> {
-        *failures += 1;
-        let is_final = matches!(error, DeleteError::Outrun { .. });
-        if error.is_retryable() && *failures < ATTEMPTS && !is_final {
-            tokio::time::sleep(Duration::from_millis(50 << *failures)).await;
+    async fn rest(&mut self, error: DeleteError) -> Result<(), DeleteError> {
+        let done = self.progress.borrow().done;
+        if std::mem::replace(&mut self.done_then, done) != done {
+            self.failures = 0;
+        }
+        self.failures += 1;
+        if error.is_retryable() && self.failures < ATTEMPTS {
+            tokio::time::sleep(Duration::from_millis(50 << self.failures)).await;
             return Ok(());
         }
         match self.attempts.is_empty() {
@@ -227,6 +252,9 @@ impl Deletion {
         let (change, mut attempt) = self.change();
         if change.removes.is_empty() {
             return Ok(Some(attempt.deleted));
+        }
+        if self.is_late() {
+            return Err(DeleteError::TooLong);
         }
         attempt.deleted.version = self.state.version + 1;
         let deleted = attempt.deleted.clone();
@@ -259,6 +287,12 @@ impl Deletion {
         Ok(None)
     }
 
+    /// Whether a new file is half as old as a sweep lets it become.
+    fn is_late(&self) -> bool {
+        let is_old = |rewritten: &Rewritten| rewritten.at.elapsed() >= self.settings.keep_orphans / 2;
+        self.live().any(|(_, fate)| matches!(fate, Fate::Rewritten(rewritten) if is_old(rewritten)))
+    }
+
     /// Live files of which too little is known.
     fn unknown(&self, depth: Depth) -> Vec<Arc<DataFile>> {
         let is_unknown = |file: &DataFile| match self.known.get(&file.path) {
@@ -269,22 +303,33 @@ impl Deletion {
         self.state.files().values().filter(|file| is_unknown(file)).map(Arc::clone).collect()
     }
 
-    /// Looks at these files, side by side.
+    /// Looks at these files, side by side. After a failure what is under way is finished, and nothing else begun.
     async fn look(&mut self, depth: Depth) -> Result<(), DeleteError> {
         let files = self.unknown(depth);
-        self.progress.send_modify(|progress| progress.files += files.len() as u64);
+        self.progress.send_modify(|progress| progress.files = progress.done + files.len() as u64);
         // With its own columns as they are now: no file has one that its successor lacks.
         let table = self.table.at(&self.state)?;
-        let (predicate, budget) = (Arc::clone(&self.predicate), self.budget);
+        let (predicate, budget) = (Arc::clone(&self.predicate), self.settings.budget);
         let memory = Semaphore::new(kib(budget.bytes()) as usize);
+        let has_failed = AtomicBool::new(false);
         let (table, predicate, memory) = (&table, predicate.as_ref(), &memory);
         let mut looking = futures::stream::iter(files)
+            .take_while(|_| std::future::ready(!has_failed.load(Ordering::Relaxed)))
             .map(|file| async move {
                 let fate = look_at(table, predicate, &file, depth, budget, memory).await?;
                 Ok::<_, DeleteError>((file, fate))
             })
             .buffer_unordered(FILES);
-        while let Some((file, fate)) = looking.try_next().await? {
+        let mut failure = None;
+        while let Some(looked) = looking.next().await {
+            let (file, fate) = match looked {
+                Ok(looked) => looked,
+                Err(error) => {
+                    has_failed.store(true, Ordering::Relaxed);
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
             if let Fate::Rewritten(Rewritten { successor: Some(successor), .. }) = &fate {
                 // It was read back.
                 self.known.insert(successor.path.clone(), Fate::Clean);
@@ -292,7 +337,7 @@ impl Deletion {
             self.known.insert(file.path.clone(), fate);
             self.progress.send_modify(|progress| progress.done += 1);
         }
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 
     /// Takes note of files that were rewritten in vain.
@@ -334,7 +379,7 @@ impl Deletion {
         deleted.files_lost = self.lost.len() as u64;
         let (mut removes, mut adds) = (Vec::new(), Vec::new());
         for (file, fate) in self.live() {
-            let Fate::Rewritten(Rewritten { successor, deleted: rows }) = fate else { continue };
+            let Fate::Rewritten(Rewritten { successor, deleted: rows, .. }) = fate else { continue };
             deleted.rows += rows;
             *deleted.dates.entry(file.date).or_default() += rows;
             deleted.bytes_in += file.size;

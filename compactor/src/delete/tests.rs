@@ -165,6 +165,16 @@ fn file(groups: &[Vec<Row>]) -> (DataFile, Vec<u8>) {
     (file, bytes)
 }
 
+/// The row groups that are read of a file.
+fn row_groups(predicate: &Predicate, file: &DataFile, bytes: Vec<u8>) -> Vec<usize> {
+    let store = Arc::new(InMemory::new());
+    futures::executor::block_on(async {
+        store.put(&Path::from("f"), bytes.into()).await.unwrap();
+        let input = Input::open(store as Arc<dyn ObjectStore>, Path::from("f"), "f", file.size).await.unwrap();
+        prune::row_groups(predicate, file, &input).await.unwrap()
+    })
+}
+
 proptest! {
     #[test]
     fn a_clause_means_the_rows_that_a_naive_reading_finds(
@@ -184,13 +194,7 @@ proptest! {
     ) {
         let predicate: Predicate = written.parse().unwrap();
         let (file, bytes) = file(&groups);
-        let store = Arc::new(InMemory::new());
-        let read = async {
-            store.put(&Path::from("f"), bytes.into()).await.unwrap();
-            let input = Input::open(store as Arc<dyn ObjectStore>, Path::from("f"), "f", file.size).await.unwrap();
-            prune::row_groups(&predicate, &file, &input).await.unwrap()
-        };
-        let read = futures::executor::block_on(read);
+        let read = row_groups(&predicate, &file, bytes);
         for (number, rows) in groups.iter().enumerate() {
             if rows.iter().any(|row| conditions.iter().all(|one| one.holds(row))) {
                 prop_assert!(prune::may_hold(&predicate, &file), "{}", written);
@@ -292,6 +296,26 @@ fn a_clause_of_thousands_of_conditions_is_read() {
     assert!(parse(&long).texts["id"].is_empty());
     let deep = format!("{}id = 'a'{}", "(".repeat(10_000), ")".repeat(10_000));
     assert!(deep.parse::<Predicate>().is_err());
+}
+
+#[test]
+fn row_groups_are_passed_over_by_their_bounds_and_by_their_bloom_filters() {
+    let row =
+        |device: &str, id: &str, time| Row { texts: [Some(device.into()), Some(id.into()), None], time: Some(time) };
+    // By its bounds either group might have the id `m`.
+    let groups =
+        [vec![row("a", "a", 0), row("b", "z", 5)], vec![row("b", "b", 10), row("c", "m", 20), row("d", "y", 30)]];
+    let (file, bytes) = file(&groups);
+    for (clause, read) in [
+        ("id = 'm'", vec![1]),
+        ("id IN ('z', 'm')", vec![0, 1]),
+        ("id = 'q'", vec![]),
+        ("device_id = 'a'", vec![0]),
+        ("device_id = 'b'", vec![0, 1]),
+        ("time > '2024-10-04T00:00:00.000020Z'", vec![1]),
+    ] {
+        assert_eq!(row_groups(&parse(clause), &file, bytes.clone()), read, "{clause}");
+    }
 }
 
 #[test]
