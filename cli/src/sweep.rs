@@ -143,3 +143,45 @@ fn print(lines: &[Line<'_>], as_json: bool, out: &mut impl Write) -> io::Result<
     }
     out.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printed(report: &Report, mode: Mode, as_json: bool) -> String {
+        let mut out = Vec::new();
+        print(&lines("events", report, mode), as_json, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_goes_and_what_waits_stands_in_a_line_each_with_its_reason() {
+        let victim = |why, path: &str, bytes| Victim { why, path: path.into(), bytes };
+        let hour_ms = |hour: i64| 1_795_305_600_000 + hour * 3_600_000;
+        let report = Report {
+            expired: vec![ExpiredDate { date: "2026-08-23".parse().unwrap(), files: 2, rows: 7, bytes: 30 }],
+            deleted: vec![victim(Why::Log, "_delta_log/a", Some(1)), victim(Why::Removed, "b", None)],
+            waiting: vec![Waiting { why: Why::Removed, files: 3, bytes: 9, first_ms: hour_ms(0), last_ms: hour_ms(6) }],
+            ..Report::default()
+        };
+        let words: Vec<Vec<String>> = printed(&report, Mode::DryRun, false)
+            .lines()
+            .skip(1)
+            .map(|line| line.split("  ").map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect())
+            .collect();
+        let expected = [
+            &["events", "expired", "would leave the table", "2", "30", "2026-08-23, 7 rows"][..],
+            &["events", "removed", "would be deleted", "1", "0"],
+            &["events", "log", "would be deleted", "1", "1"],
+            &["events", "removed", "waits", "3", "9", "until 2026-11-22T00:00:00Z to 2026-11-22T06:00:00Z"],
+        ];
+        assert_eq!(words, expected);
+        assert!(printed(&report, Mode::Full, false).contains("left the table"));
+
+        let json = printed(&report, Mode::Full, true);
+        let lines: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&lines[0]["date"], &lines[0]["rows"]), (&"2026-08-23".into(), &7.into()));
+        assert_eq!((&lines[2]["what"], &lines[2]["paths"]), (&"deleted".into(), &json!(["_delta_log/a"])));
+        assert_eq!(lines[3]["last_due"], "2026-11-22T06:00:00Z");
+    }
+}
