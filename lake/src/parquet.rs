@@ -128,3 +128,35 @@ impl<W: Write + Send> FileWriter<W> {
         Ok((self.writer.into_inner()?, self.stats.finish()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::StringArray;
+    use arrow::datatypes::{DataType, Field, Schema};
+    use parquet::file::reader::FileReader;
+    use parquet::file::serialized_reader::SerializedFileReader;
+
+    #[test]
+    fn ids_have_a_bloom_filter_and_the_bounds_without_which_readers_do_not_ask_it() {
+        let fields = ["id", "data"].map(|name| Field::new(name, DataType::Utf8, true));
+        let schema = TableSchema { arrow: Arc::new(Schema::new(fields.to_vec())), declared: 0..0, stats: Vec::new() };
+        let texts = Arc::new(StringArray::from_iter_values((0..50_000).map(|n| format!("{n:036}"))));
+        let rows = RecordBatch::try_new(Arc::clone(&schema.arrow), vec![Arc::clone(&texts) as _, texts]).unwrap();
+        let mut writer = FileWriter::new(Vec::new(), &schema, &[]).unwrap();
+        writer.write(&rows).unwrap();
+        let file = Bytes::from(writer.finish().unwrap().0);
+        let reader = SerializedFileReader::new(file.clone()).unwrap();
+        let [id, data] = reader.metadata().row_group(0).columns() else { panic!("two columns") };
+        assert!(
+            id.bloom_filter_offset().is_some()
+                && id.statistics().is_some_and(|bounds| bounds.max_bytes_opt().is_some())
+        );
+        assert!(data.bloom_filter_offset().is_none() && data.statistics().is_none());
+        for column in [id, data] {
+            assert!(column.encodings().any(|encoding| encoding == Encoding::DELTA_LENGTH_BYTE_ARRAY));
+            assert!(column.dictionary_page_offset().is_none());
+        }
+        assert_eq!(read_all(file).unwrap().iter().map(RecordBatch::num_rows).sum::<usize>(), 50_000);
+    }
+}
