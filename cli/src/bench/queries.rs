@@ -45,7 +45,7 @@ pub async fn run(args: &args::Queries, config: &Config, as_json: bool) -> anyhow
         let after = queries(&args.peers, &table, shape).await?;
         for (before, after) in before.into_iter().zip(after) {
             let query = &before.query;
-            ensure!(before.answer == after.answer, "{query}: {} before and {} after", before.answer, after.answer);
+            ensure!(before.answer == after.answer, "{query}: another answer after compaction");
             figures.add(format!("{fragments} fragments, {query}: before"), before.milliseconds, "ms");
             figures.add(format!("{fragments} fragments, {query}: after"), after.milliseconds, "ms");
         }
