@@ -115,7 +115,8 @@ def queries(args):
     of_date = f"date = {query.literal(args.date)}"
     of_device = f"device_id = {query.literal(args.device)}"
     of_id = f"id = {query.literal(args.id)}"
-    averages = "count(*), round(avg(temp), 6), max(battery)"
+    # Of doubles, an average would depend on the order of rows.
+    averages = "count(*), avg(temp::DECIMAL(6, 2)), max(battery)"
     asked = {
         "count of all rows": f"SELECT count(*) FROM {table}",
         "all rows, grouped": f"SELECT fw, {averages} FROM {table} GROUP BY fw ORDER BY fw",

@@ -19,6 +19,11 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::process::Command;
 
+/// How lakehose is run, and under which name its figures stand. The image sets this variable: by default glibc keeps freed
+/// memory for every thread that ever had any.
+const OURS: [(&str, &[(&str, &str)]); 2] =
+    [("lakehose", &[]), ("lakehose, MALLOC_ARENA_MAX=2", &[("MALLOC_ARENA_MAX", "2")])];
+
 /// What `--peers` is asked for, and under which name its figures stand.
 const PEERS: [(&str, &[&str]); 3] = [
     ("DuckDB", &["duckdb"]),
@@ -55,7 +60,8 @@ pub async fn run(args: &args::Compact, config: &Config, as_json: bool) -> anyhow
     figures.add_cost("bare: total", bare.total(), bare.rows);
     figures.add("fragments: size", bytes as f64 / shape.rows() as f64, "bytes/event");
 
-    let mut contenders = vec![Contender::new("lakehose", Program::Lakehose(memory))];
+    let ours = OURS.map(|(name, variables)| Contender::new(name, Program::Lakehose(memory, variables)));
+    let mut contenders = Vec::from(ours);
     match &args.peers {
         Some(program) => {
             let peer = |(name, words)| Contender::new(name, Program::Peer(program, words));
@@ -90,8 +96,8 @@ struct Contender<'a> {
 }
 
 enum Program<'a> {
-    /// With so much memory.
-    Lakehose(ByteSize),
+    /// With so much memory, and with variables.
+    Lakehose(ByteSize, &'static [(&'static str, &'static str)]),
     /// The program that runs them, and what is said to it.
     Peer(&'a Path, &'static [&'static str]),
 }
@@ -111,7 +117,9 @@ impl<'a> Contender<'a> {
 
     async fn run(&mut self, lake: &Path, dataset: &str, rows: u64) -> anyhow::Result<()> {
         let answer = match self.program {
-            Program::Lakehose(memory) => Answer::Took(compaction::start(lake, dataset, memory).await?),
+            Program::Lakehose(memory, variables) => {
+                Answer::Took(compaction::start(lake, dataset, memory, variables).await?)
+            }
             Program::Peer(program, words) => ask(Command::new(program).args(words).arg(lake.join(dataset))).await?,
         };
         match answer {

@@ -34,11 +34,11 @@ pub struct Took {
     pub bytes: u64,
 }
 
-/// Compacts the table of a dataset in a process of its own.
-pub async fn start(lake: &Path, dataset: &str, memory: ByteSize) -> anyhow::Result<Took> {
+/// Compacts the table of a dataset in a process of its own, with more `variables` in its environment.
+pub async fn start(lake: &Path, dataset: &str, memory: ByteSize, variables: &[(&str, &str)]) -> anyhow::Result<Took> {
     let mut command = Command::new(std::env::current_exe().context("find the program itself")?);
     command.args(["bench", "compaction", dataset, "--memory", &memory.as_u64().to_string(), "--log", "warn"]);
-    command.arg("--lake").arg(lake);
+    command.arg("--lake").arg(lake).envs(variables.iter().copied());
     ask(&mut command).await
 }
 
