@@ -16,6 +16,7 @@ mod dead_letters;
 mod outage;
 mod memory;
 mod schema_change;
+mod compaction;
 mod kafka_faults;
 mod full_disk;
 mod rebalance;
