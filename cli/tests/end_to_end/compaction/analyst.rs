@@ -102,7 +102,7 @@ fn what_is_missing_doubled_or_out_of_place_is_no_prefix() {
     assert_eq!(prefix(&[right(1, 0)]), Ok(1));
     let doubled = Summary { places: 1, ..right(2, 0) };
     let changed = Summary { sum: 4, ..right(2, 0) };
-    for first in [doubled, changed, right(1, 0), right(3, 0)] {
+    for first in [doubled, changed, right(3, 0)] {
         assert!(prefix(&[first, right(1, 1), right(1, 2)]).is_err(), "{first:?}");
     }
     assert!(prefix(&[right(2, 0), right(1, 1)]).is_err());
