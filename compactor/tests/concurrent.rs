@@ -7,9 +7,13 @@ use bytesize::ByteSize;
 use compactor::worker::{Turn, Worker};
 use compactor::{Config, Deps};
 use lake::dataset::Dataset;
-use lake::testing::{Fault, Op, faulty_lake};
+use lake::table::now_ms;
+use lake::testing::{Fault, FaultyStore, Op, faulty_lake};
 use lake::{DataFile, Keep, Lake, Table, layout, schema, store};
+use object_store::memory::InMemory;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 use support::*;
 use tokio_util::sync::CancellationToken;
@@ -172,6 +176,60 @@ async fn a_compactor_killed_at_any_step_leaves_a_right_table() {
         killed_at(op, path_part, false).await;
     }
     killed_at(Op::Put, "_delta_log", true).await;
+}
+
+/// The request at which a rival is killed.
+fn last_request(seed: u64, round: i64, rival: u64) -> usize {
+    let mut hasher = DefaultHasher::new();
+    (seed, round, rival).hash(&mut hasher);
+    (hasher.finish() % 40) as usize
+}
+
+/// A turn that is killed at its request `last`, if it has so many.
+async fn killed_turn(lake: &Lake, last: usize) {
+    let faults = FaultyStore::new(Arc::clone(lake.store()));
+    faults.inject_after(last, "", Fault::Stall, usize::MAX);
+    let mut worker = worker(&lake.with_store(Arc::new(faults.clone())), eager());
+    let killed = async {
+        while faults.injected() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let stop = CancellationToken::new();
+    tokio::select! {
+        () = killed => {}
+        turn = worker.turn(&stop) => {
+            turn.unwrap();
+        }
+    }
+    drop(worker);
+    faults.cut_off();
+}
+
+/// `LAKEHOSE_TEST_SEED`, which it prints when it fails, kills at the same requests again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rivals_killed_at_any_request_beside_an_appender_never_lose_or_double_a_row() {
+    const ROUNDS: i64 = 20;
+    let seed = std::env::var("LAKEHOSE_TEST_SEED").map_or_else(|_| now_ms() as u64, |seed| seed.parse().unwrap());
+    println!("LAKEHOSE_TEST_SEED={seed}");
+    let directory = tempfile::tempdir().unwrap();
+    // The kernel looks whether it is there; all else is in memory.
+    std::fs::create_dir(directory.path().join("events")).unwrap();
+    let lake = Lake::open(directory.path().to_str().unwrap()).unwrap().with_store(Arc::new(InMemory::new()));
+    let table = table(&lake, &events()).await;
+    for round in 0..ROUNDS {
+        append_fragments(&table, 0, 3 * round..3 * round + 2).await;
+        tokio::join!(
+            killed_turn(&lake, last_request(seed, round, 0)),
+            killed_turn(&lake, last_request(seed, round, 1)),
+            append_fragments(&table, 0, 3 * round + 2..3 * round + 3),
+        );
+    }
+    assert_eq!(counts(&read(&table, None).await), once(1, 3 * ROUNDS));
+    assert_eq!(turn(&mut worker(&lake, eager())).await.failed, 0);
+    check_every_version(&table).await;
+    assert_eq!(counts(&read(&table, None).await), once(1, 3 * ROUNDS));
+    assert!(table.load(Keep::Files, &[]).await.unwrap().files().len() < 10);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod deletion;
 mod outage;
 mod memory;
 mod schema_change;
+mod compaction;
 mod kafka_faults;
 mod full_disk;
 mod rebalance;

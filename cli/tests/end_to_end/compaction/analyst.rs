@@ -1,0 +1,109 @@
+//! Asks an engine without a pause. Every answer must be a state of the log: a device posts 0, 1, 2 and so on, a third of
+//! them for each of three dates, so what has come of it follows from how much has come.
+
+use super::engine::{Engine, Line, Summary};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Asks until it is told to stop.
+#[derive(Debug)]
+pub struct Analyst {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Seen>,
+}
+
+/// What an analyst saw.
+#[derive(Debug)]
+pub struct Seen {
+    pub engine: &'static str,
+    pub queries: u32,
+    /// Answers with more events than the one before.
+    pub grew: u32,
+    pub events: u64,
+    pub longest_query: Duration,
+}
+
+/// An analyst that is stopped early asks so often all the same.
+const FEWEST: u32 = 10;
+
+impl Analyst {
+    pub fn start(engine: Engine) -> Analyst {
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        Analyst { stop, thread: std::thread::spawn(move || ask(engine, &until)) }
+    }
+
+    /// Panics if an answer was wrong, or none.
+    pub fn stop(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("every answer was right")
+    }
+}
+
+fn ask(mut engine: Engine, stop: &AtomicBool) -> Seen {
+    let mut seen = Seen { engine: engine.name(), queries: 0, grew: 0, events: 0, longest_query: Duration::ZERO };
+    let mut before: BTreeMap<String, u64> = BTreeMap::new();
+    while !stop.load(Ordering::Relaxed) || seen.queries < FEWEST {
+        let began = Instant::now();
+        let lines = engine.ask();
+        seen.longest_query = seen.longest_query.max(began.elapsed());
+        let now = prefixes(lines).unwrap_or_else(|wrong| panic!("{}: {wrong}", seen.engine));
+        for (device, events) in &before {
+            let found = now.get(device).copied().unwrap_or_default();
+            assert!(found >= *events, "{}: {device} has {found} events after {events}", seen.engine);
+        }
+        let events = now.values().sum();
+        seen.queries += 1;
+        seen.grew += u32::from(events > seen.events);
+        (seen.events, before) = (events, now);
+    }
+    seen
+}
+
+/// How many events of each device there are.
+fn prefixes(lines: Vec<Line>) -> Result<BTreeMap<String, u64>, String> {
+    let mut devices: BTreeMap<String, Vec<Summary>> = BTreeMap::new();
+    for line in lines {
+        devices.entry(line.device).or_default().push(line.summary);
+    }
+    let prefix = |(device, dates): (String, Vec<Summary>)| match prefix(&dates) {
+        Ok(events) => Ok((device, events)),
+        Err(wrong) => Err(format!("{device}: {wrong}")),
+    };
+    devices.into_iter().map(prefix).collect()
+}
+
+/// How many events of a device there are on its dates, which must be its first.
+fn prefix(dates: &[Summary]) -> Result<u64, String> {
+    let events: u64 = dates.iter().map(|date| date.rows).sum();
+    let expected = (0..events.min(3)).map(|first| {
+        let rows = (events - first).div_ceil(3);
+        let last = first + 3 * (rows - 1);
+        Summary { rows, places: rows, sum: rows * (first + last) / 2, first, last }
+    });
+    let mut dates = dates.to_vec();
+    dates.sort_by_key(|date| date.first);
+    match dates.iter().copied().eq(expected.clone()) {
+        true => Ok(events),
+        false => Err(format!("{dates:?}, not {:?}", expected.collect::<Vec<_>>())),
+    }
+}
+
+#[test]
+fn what_is_missing_doubled_or_out_of_place_is_no_prefix() {
+    let right = |rows: u64, first: u64| {
+        let last = first + 3 * (rows - 1);
+        Summary { rows, places: rows, sum: rows * (first + last) / 2, first, last }
+    };
+    assert_eq!(prefix(&[right(2, 0), right(1, 1), right(1, 2)]), Ok(4));
+    assert_eq!(prefix(&[right(1, 0)]), Ok(1));
+    let doubled = Summary { places: 1, ..right(2, 0) };
+    let changed = Summary { sum: 4, ..right(2, 0) };
+    for first in [doubled, changed, right(3, 0)] {
+        assert!(prefix(&[first, right(1, 1), right(1, 2)]).is_err(), "{first:?}");
+    }
+    assert!(prefix(&[right(2, 0), right(1, 1)]).is_err());
+}

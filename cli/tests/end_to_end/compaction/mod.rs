@@ -1,0 +1,80 @@
+//! Analysts ask without a pause, each in an engine of their own, while processors append, two compactors merge, one of
+//! them is killed, and what was merged is deleted.
+
+mod engine;
+mod analyst;
+
+use crate::support::config::Config;
+use crate::support::fleet::{Fleet, Size};
+use crate::support::kafka::Topic;
+use crate::support::process::{Lakehose, Place};
+use crate::support::servers;
+use crate::support::table::Table;
+use crate::support::{PATIENCE, wait_for};
+use analyst::Analyst;
+use engine::Engine;
+use std::time::Duration;
+
+const REPLACED: &str = "lakehose_compactor_files_replaced_total";
+const DELETED: &str = "lakehose_compactor_files_deleted_total";
+const FAILED: &str = "lakehose_compactor_jobs_failed_total";
+const LOST: &str = "lakehose_compactor_races_lost_total";
+
+/// What was merged is deleted as soon as no query of these can hold it, on a machine that is busy with other tests.
+const SWEPT_SOON: [(&str, &str); 2] =
+    [("LAKEHOSE_COMPACTION_KEEP_REMOVED", "25s"), ("LAKEHOSE_COMPACTION_KEEP_ORPHANS", "60s")];
+
+/// Whatever there is, is merged at once.
+fn place() -> Place {
+    let mut config = Config { brokers: Some(servers::kafka()), compact_every: "200ms", ..Config::new("merged") };
+    config.cold_after = "0s";
+    config.lake = Some(servers::s3_lake(&config.dataset));
+    Place::new(config)
+}
+
+fn compactor(place: &Place) -> Lakehose {
+    place.try_start("compactor", &SWEPT_SOON).unwrap_or_else(|said| panic!("{said}"))
+}
+
+#[test]
+fn readers_see_every_event_once_all_the_time_while_files_are_merged_and_deleted() {
+    let place = place();
+    let dataset = &place.config.dataset;
+    let processors = [place.start("processor"), place.start("processor")];
+    let mut compactors = vec![compactor(&place), compactor(&place)];
+    let ingest = place.start("ingest");
+    let url = processors[0].table(dataset);
+    let size = Size { devices: 12, events_per_device: 100_000, batch: 20, pause: Duration::from_millis(100) };
+    let fleet = Fleet::start(ingest.gateway(), size, 0);
+
+    let duckdb = Analyst::start(Engine::duckdb(&url));
+    fleet.wait_for(5_000);
+    let others = [Analyst::start(Engine::polars(&url)), Analyst::start(Engine::deltalake(&url))];
+    wait_for("both compactors merge", PATIENCE, || compactors.iter().all(|c| c.metric(REPLACED) > 0.0).then_some(()));
+    fleet.wait_for(25_000);
+    compactors.remove(0).kill();
+    compactors.push(compactor(&place));
+    for other in others {
+        let seen = other.stop();
+        println!("{seen:?}");
+        assert!(seen.grew > 2, "{seen:?}");
+    }
+    wait_for("files are deleted", PATIENCE, || (sum(&compactors, DELETED) > 10.0).then_some(()));
+    wait_for("the new compactor merges", PATIENCE, || (compactors[1].metric(REPLACED) > 0.0).then_some(()));
+
+    let ledger = fleet.stop();
+    Topic::new(&servers::kafka(), dataset).wait_until_no_lag();
+    let seen = duckdb.stop();
+    println!("{seen:?}");
+    assert!(seen.grew > 10, "{seen:?}");
+    for series in [REPLACED, DELETED, LOST, FAILED] {
+        println!("{series}: {}", sum(&compactors, series));
+    }
+    assert_eq!(sum(&compactors, FAILED), 0.0);
+    ingest.stop_all(processors.into_iter().chain(compactors));
+    Table::new(url).assert_is(&ledger, place.path());
+}
+
+fn sum(compactors: &[Lakehose], series: &str) -> f64 {
+    compactors.iter().map(|compactor| compactor.metric(series)).sum()
+}
