@@ -112,14 +112,14 @@ impl Done {
     fn to_sentence(&self, table: &str, took: Duration) -> String {
         let Done { files_before, files_after, sum, .. } = self;
         if sum.merges == 0 {
-            return format!("{table}: nothing was merged, {} files", HumanCount(*files_after));
+            return format!("{table}: nothing was merged, files {}", HumanCount(*files_after));
         }
         format!(
-            "{table}: {} files -> {} in {} merges of {} rows; {} duplicates dropped; {} -> {}; {:.1} s",
+            "{table}: files {} -> {}, merges {}, rows {}, duplicates dropped {}, bytes {} -> {}, {:.1} s",
             HumanCount(*files_before),
             HumanCount(*files_after),
             HumanCount(sum.merges),
-            HumanCount(sum.rows + sum.duplicates),
+            HumanCount(sum.rows),
             HumanCount(sum.duplicates),
             HumanBytes(sum.bytes_in),
             HumanBytes(sum.bytes_out),
@@ -199,14 +199,14 @@ mod tests {
     fn what_was_done_is_one_sentence() {
         let took = Duration::from_millis(2_340);
         let mut done = Done { files_before: 1_204, files_after: 1_204, ..Done::default() };
-        assert_eq!(done.to_sentence("events", took), "events: nothing was merged, 1,204 files");
+        assert_eq!(done.to_sentence("events", took), "events: nothing was merged, files 1,204");
         let one =
             Sum { merges: 1, files_in: 600, files_out: 1, rows: 90, duplicates: 10, bytes_in: 2_048, bytes_out: 1_024 };
         done.sum += one;
         done.sum += one;
         done.files_after = 6;
         let sentence =
-            "events: 1,204 files -> 6 in 2 merges of 200 rows; 20 duplicates dropped; 4.00 KiB -> 2.00 KiB; 2.3 s";
+            "events: files 1,204 -> 6, merges 2, rows 180, duplicates dropped 20, bytes 4.00 KiB -> 2.00 KiB, 2.3 s";
         assert_eq!(done.to_sentence("events", took), sentence);
     }
 }

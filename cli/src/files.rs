@@ -62,7 +62,7 @@ fn print<'a>(
     }
     if !as_json {
         let (files, rows, bytes) = all;
-        writeln!(out, "{:<10}  {:<8}  {rows:>12}  {bytes:>14}  {files} files", "total", "")?;
+        writeln!(out, "{:<10}  {:<8}  {rows:>12}  {bytes:>14}  files: {files}", "total", "")?;
     }
     out.flush()
 }

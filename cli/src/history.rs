@@ -122,12 +122,18 @@ impl Entry {
             1..=2 => facts.push(Vec::from_iter(dates.iter().map(String::as_str)).join(" ")),
             more => facts.push(format!("{more} dates")),
         }
-        let files = |files: &Files| format!("{} files of {}", HumanCount(files.files), HumanBytes(files.bytes));
+        let (count, bytes) = (|files: &Files| HumanCount(files.files), |files: &Files| HumanBytes(files.bytes));
         match (removed.files, added.files) {
             (0, 0) => {}
-            (_, 0) => facts.push(format!("without {}", files(removed))),
-            (0, _) => facts.push(format!("{}, {} rows", files(added), HumanCount(added.rows))),
-            _ => facts.push(format!("{} -> {}, {} rows", files(removed), files(added), HumanCount(added.rows))),
+            (_, 0) => facts.push(format!("files -{}, bytes -{}", count(removed), bytes(removed))),
+            (0, _) => facts.push(format!("files +{}, bytes +{}", count(added), bytes(added))),
+            _ => {
+                facts.push(format!("files {} -> {}", count(removed), count(added)));
+                facts.push(format!("bytes {} -> {}", bytes(removed), bytes(added)));
+            }
+        }
+        if added.files > 0 {
+            facts.push(format!("rows {}", HumanCount(added.rows)));
         }
         // Told already, or better so.
         let told = ["date", "filesIn", "filesOut", "rows", "bytesIn", "bytesOut"];
@@ -182,8 +188,7 @@ mod tests {
     fn a_merge_is_told_in_words() {
         let entry = entry(MERGE);
         assert_eq!((entry.word().as_str(), entry.time().as_str()), ("merge", "1970-01-01T00:00:01.000Z"));
-        let facts =
-            "2026-11-22, 2 files of 2.00 KiB -> 1 files of 1.00 KiB, 5,000 rows, by host/7, duplicates: 3, 1.2 s";
+        let facts = "2026-11-22, files 2 -> 1, bytes 2.00 KiB -> 1.00 KiB, rows 5,000, by host/7, duplicates: 3, 1.2 s";
         assert_eq!(entry.facts(), facts);
     }
 

@@ -85,6 +85,15 @@ impl Condition {
     }
 }
 
+/// An error with its causes, each told once: those of the store's client repeat theirs.
+pub(crate) fn in_one_line(error: impl Into<anyhow::Error>) -> String {
+    let causes = |told: String, cause: String| match told.contains(&cause) {
+        true => told,
+        false => format!("{told}: {cause}"),
+    };
+    error.into().chain().map(ToString::to_string).reduce(causes).unwrap_or_default()
+}
+
 /// After failures in a row a table is left alone for longer and longer, at most this long.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
@@ -111,6 +120,12 @@ mod tests {
         assert!(condition.trouble().unwrap().starts_with("events__dead"));
         condition.succeeded("events__dead");
         assert_eq!(condition.trouble(), None);
+    }
+
+    #[test]
+    fn a_cause_that_an_error_tells_itself_is_not_told_again() {
+        let error = anyhow::anyhow!("refused").context("HTTP error: refused").context("list events");
+        assert_eq!(in_one_line(error), "list events: HTTP error: refused");
     }
 
     #[test]

@@ -147,7 +147,7 @@ async fn keep_up(
                 turn.to_retry > 0
             }
             Err(failure) if failure.is_retryable() => {
-                condition.failed(worker.table(), format!("{:#}", anyhow::Error::from(failure)));
+                condition.failed(worker.table(), condition::in_one_line(failure));
                 true
             }
             Err(failure) => return Err(failure.into()),

@@ -4,7 +4,7 @@
 //! the objects, the newest of which is this compactor's own or newer, so no clock of any machine is asked. What is seen is
 //! a hint for [`crate::share`]: a store that refuses announcements costs doubled work, never rows.
 
-use crate::condition::Condition;
+use crate::condition::{Condition, in_one_line};
 use crate::metrics;
 use crate::share::Share;
 use futures::TryStreamExt;
@@ -53,6 +53,8 @@ pub(crate) struct Members {
     share: watch::Sender<Share>,
     /// Announcements that failed in a row.
     failures: u32,
+    /// Whether that was told.
+    is_told: bool,
 }
 
 impl Members {
@@ -61,7 +63,7 @@ impl Members {
         let me = Uuid::new_v4();
         let (share, shares) = watch::channel(Share::new(me, []));
         let (interval, started_ms) = (every.max(SHORTEST_INTERVAL), now_ms());
-        (Members { lake, me, interval, started_ms, condition, share, failures: 0 }, shares)
+        (Members { lake, me, interval, started_ms, condition, share, failures: 0, is_told: false }, shares)
     }
 
     /// Makes this compactor known. Where there are others, it waits until they have looked: they leave it its share, and
@@ -94,12 +96,13 @@ impl Members {
     async fn look(&mut self) {
         let failed = match tokio::time::timeout(LONGEST_LOOK, self.announce()).await {
             Ok(Ok(seen)) => return self.seen(seen).await,
-            Ok(Err(error)) => format!("{:#}", anyhow::Error::from(error)),
+            Ok(Err(error)) => in_one_line(error),
             Err(_) => format!("no answer within {LONGEST_LOOK:?}"),
         };
         self.failures += 1;
-        // In an outage that is told already this is no news.
-        if self.failures == 1 && self.condition.trouble().is_none() {
+        // An outage is told by the tables, which have failed by the second time.
+        if self.failures > 1 && !self.is_told && self.condition.trouble().is_none() {
+            self.is_told = true;
             warn!(error = failed, "cannot announce this compactor, others may do the same work; trying again");
         } else {
             debug!(error = failed, "announcement failed");
@@ -124,11 +127,14 @@ impl Members {
     }
 
     async fn seen(&mut self, seen: Vec<Seen>) {
+        let Verdict { mut present, forgotten } = judge(&seen, self.interval * MISSED);
         if std::mem::take(&mut self.failures) > 0 {
             debug!("this compactor is announced again");
+            self.is_told = false;
             self.condition.store_is_back();
+            // The others may not have had the time to come back.
+            present.extend(self.share.borrow().members());
         }
-        let Verdict { present, forgotten } = judge(&seen, self.interval * MISSED);
         let share = Share::new(self.me, present);
         metrics::compactors_present(share.present());
         self.share.send_if_modified(|known| {
@@ -177,6 +183,8 @@ fn judge(seen: &[Seen], patience: Duration) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lake::testing::{Fault, Op, faulty_lake};
+    use std::time::SystemTime;
 
     const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -202,5 +210,24 @@ mod tests {
             assert_eq!(judged(&[100, 103, 200], skew).present, ids(&[0, 1]));
         }
         assert_eq!(judged(&[], 0), Verdict { present: Vec::new(), forgotten: Vec::new() });
+    }
+
+    #[tokio::test]
+    async fn after_an_outage_the_others_are_given_the_time_to_come_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let (lake, faults) = faulty_lake(directory.path()).unwrap();
+        let member = || Members::new(lake.clone(), SHORTEST_INTERVAL, Condition::default());
+        let ((mut one, share), (mut other, _others_share)) = (member(), member());
+        other.look().await;
+        one.look().await;
+        assert_eq!(share.borrow().present(), 2);
+        let path = directory.path().join(DIRECTORY).join(other.me.to_string());
+        let announced = std::fs::File::options().append(true).open(path).unwrap();
+        announced.set_modified(SystemTime::now() - Duration::from_secs(600)).unwrap();
+        faults.inject(Op::Put, DIRECTORY, Fault::Fail, 2);
+        for present in [2, 2, 2, 1] {
+            one.look().await;
+            assert_eq!(share.borrow().present(), present);
+        }
     }
 }

@@ -44,6 +44,11 @@ impl Share {
         Share { me, present: others.into_iter().chain([me]).collect() }
     }
 
+    /// Who there is, this one included.
+    pub fn members(&self) -> impl Iterator<Item = Uuid> + '_ {
+        self.present.iter().copied()
+    }
+
     /// How many compactors there are, this one included.
     pub fn present(&self) -> usize {
         self.present.len()

@@ -6,7 +6,7 @@
 //! A job that fails never stops the others. If its files are at fault they are set aside until the next start, so that
 //! one damaged file does not keep its date from being merged; they stay in the table, and readers see the same error.
 
-use crate::condition::Condition;
+use crate::condition::{Condition, in_one_line};
 use crate::config::Config;
 use crate::merge::{Budget, MergeError, Merged, Settings};
 use crate::plan::{self, MergeJob};
@@ -313,14 +313,14 @@ impl Worker {
             "files merged"
         );
         if let Err(failure) = table.checkpoint_if_due(view.state.version).await {
-            warn!(table = self.name, error = format!("{:#}", anyhow::Error::from(failure)), "write checkpoint");
+            warn!(table = self.name, error = in_one_line(failure), "write checkpoint");
         }
     }
 
     fn job_failed(&mut self, job: &MergeJob, failure: MergeError) {
         metrics::job_failed(&self.name);
         if failure.is_retryable() {
-            let error = format!("merge of {}: {:#}", job.date, anyhow::Error::from(failure));
+            let error = format!("merge of {}: {}", job.date, in_one_line(failure));
             self.shared.condition.failed(&self.name, error);
             return;
         }
@@ -333,7 +333,7 @@ impl Worker {
             }
             _ => self.set_aside.extend(job.inputs.iter().map(|input| input.path.clone())),
         }
-        let error = format!("{:#}", anyhow::Error::from(failure));
+        let error = in_one_line(failure);
         error!(table = self.name, date = %job.date, error, "merge failed, its files stay as they are");
     }
 

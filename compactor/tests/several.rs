@@ -37,6 +37,14 @@ async fn table(lake: &Lake, name: &str) -> Table {
 
 /// Some fragments on each of `days` dates, in one commit.
 async fn append_days(table: &Table, days: i64) {
+    commit(table, write_days(table, days).await).await;
+}
+
+async fn commit(table: &Table, files: Vec<DataFile>) {
+    append(table, &mut table.load(Keep::Files, &[]).await.unwrap(), files).await;
+}
+
+async fn write_days(table: &Table, days: i64) -> Vec<DataFile> {
     let mut files = Vec::new();
     for day in 0..days {
         for fragment in 0..FRAGMENTS {
@@ -46,7 +54,7 @@ async fn append_days(table: &Table, days: i64) {
             files.push(on_day(table, write_fragment(table, table.schema(), &rows, Some(&sort_by())).await, day).await);
         }
     }
-    append(table, &mut table.load(Keep::Files, &[]).await.unwrap(), files).await;
+    files
 }
 
 fn sort_by() -> Vec<String> {
@@ -165,11 +173,12 @@ async fn the_dates_of_a_compactor_that_died_are_taken_over() {
     let directory = tempfile::tempdir().unwrap();
     let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
     let table = table(&lake, "events").await;
+    let written = write_days(&table, DAYS).await;
     let mut crew = crew(2, directory.path(), &lake).await;
     let dies = crew.pop().unwrap();
     dies.task.abort();
     assert!(dies.task.await.unwrap_err().is_cancelled());
-    append_days(&table, DAYS).await;
+    commit(&table, written).await;
     // It is still thought to be there, and nobody does what is its part.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(files(&table).await > DAYS as usize, "the other one has done all at once");

@@ -60,12 +60,12 @@ fn a_table_is_merged_on_request_and_its_history_tells() {
     assert_eq!((number("rows"), number("failed"), number("duplicates")), (rows, 0, 0), "{done}");
     assert_eq!(table.count(), rows);
     says(&place, &["compact", dataset], &["nothing was merged"]);
-    says(&place, &["compact", &format!("{dataset}__dead")], &["nothing was merged, 0 files"]);
+    says(&place, &["compact", &format!("{dataset}__dead")], &["nothing was merged, files 0"]);
 
     let files = lines(&place, &["files", dataset, "--json"]);
     assert!(files.iter().all(|file| file["kind"] == "segment" && file["sort_column"] == "device_id"), "{files:?}");
     assert!(files[0]["min"].as_str().unwrap() <= files[0]["max"].as_str().unwrap(), "{files:?}");
-    says(&place, &["files", dataset], &["total", &format!("{} files", files.len()), "device_id \"sensor-"]);
+    says(&place, &["files", dataset], &["total", &format!("files: {}", files.len()), "device_id \"sensor-"]);
 
     let history = lines(&place, &["history", dataset, "--json", "--limit", "1000"]);
     let merges: Vec<&Value> = history.iter().filter(|entry| entry["operation"] == "merge").collect();
