@@ -24,7 +24,6 @@ mod duplicates;
 mod runs;
 mod cursors;
 mod outputs;
-mod gather;
 mod output;
 mod upload;
 pub mod verify;

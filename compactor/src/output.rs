@@ -1,10 +1,10 @@
 //! Writes merged rows: gathers runs into batches, batches into row groups, and hands their bytes to the upload.
 
 use crate::cursors::{Cursors, Run};
-use crate::gather::gather;
 use crate::merge::{Budget, MergeError};
 use crate::upload::Upload;
 use arrow::array::RecordBatch;
+use arrow::compute::interleave_record_batch;
 use bytes::Bytes;
 use lake::file::FileStats;
 use lake::parquet::FileWriter;
@@ -121,7 +121,7 @@ impl Output {
             return Ok(());
         }
         let batches: Vec<&RecordBatch> = cursors.batches().iter().collect();
-        let rows = gather(&batches, &self.pending)?;
+        let rows = interleave_record_batch(&batches, &self.pending)?;
         self.pending.clear();
         self.write(&rows).await
     }
