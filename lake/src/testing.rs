@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,7 +88,7 @@ struct Control {
     planned: Mutex<Vec<Planned>>,
     calls: Mutex<HashMap<Op, usize>>,
     injected: AtomicUsize,
-    release: Notify,
+    is_cut_off: watch::Sender<bool>,
 }
 
 /// A lake in a local directory whose store fails on demand.
@@ -148,9 +148,9 @@ impl FaultyStore {
         lock(&self.control.planned).clear();
     }
 
-    /// Requests that wait for an answer in vain are cut off.
+    /// Requests that wait for an answer in vain are cut off, those that begin to wait later as well.
     pub fn cut_off(&self) {
-        self.control.release.notify_waiters();
+        self.control.is_cut_off.send_replace(true);
     }
 
     /// How often a kind of request was made, faulty ones included.
@@ -177,6 +177,10 @@ impl Control {
         None
     }
 
+    async fn until_cut_off(&self) {
+        let _ = self.is_cut_off.subscribe().wait_for(|is_cut_off| *is_cut_off).await;
+    }
+
     async fn run<T>(&self, op: Op, path: &Path, call: impl Future<Output = Result<T>>) -> Result<T> {
         self.answer(self.take(op, path.as_ref()), op, path, call).await
     }
@@ -200,7 +204,7 @@ impl Control {
                 call.await
             }
             Some(fault @ Fault::Stall) => {
-                self.release.notified().await;
+                self.until_cut_off().await;
                 Err(injected(fault, op, path))
             }
             Some(Fault::ExistsAfterSuccess) => {
@@ -232,7 +236,7 @@ impl Control {
                     items
                 }
                 Some(fault @ Fault::Stall) => {
-                    self.release.notified().await;
+                    self.until_cut_off().await;
                     failure(fault)
                 }
             }
@@ -400,6 +404,17 @@ mod tests {
         store.fail_after_success(Op::Delete, 1);
         assert!(store.delete(&Path::from("a")).await.is_err());
         assert!(store.get(&Path::from("a")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn who_waits_in_vain_is_cut_off_and_who_comes_later_too() {
+        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        store.inject(Op::Put, "", Fault::Stall, 2);
+        let path = Path::from("a");
+        let (early, ()) = tokio::join!(store.put(&path, "x".into()), async { store.cut_off() });
+        assert!(early.is_err());
+        assert!(store.put(&path, "x".into()).await.is_err());
+        assert!(store.get(&path).await.is_err(), "it arrived");
     }
 
     #[tokio::test]
