@@ -61,7 +61,7 @@ type Group = Vec<Arc<DataFile>>;
 
 /// Memory that an open input takes at most: a row group as it is stored and a page of each column. A small file is in
 /// memory whole, and its rows as well. A guess; the merge counts again when it knows the footers.
-const MEMORY: u64 = 8 << 20;
+const MEMORY: u64 = 16 << 20;
 const MEMORY_OF_SMALL: u64 = 3;
 
 /// The merges that are worth it at `now_ms` (milliseconds since the epoch), oldest date first.
