@@ -78,7 +78,7 @@ fn plan_date(date: NaiveDate, files: Group, now_ms: i64, policy: &Policy) -> Vec
     small.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
     let is_cold = |files: &[Arc<DataFile>]| {
         let last_write = files.iter().map(|file| file.modified_ms).max().unwrap_or_default();
-        now_ms.saturating_sub(last_write) >= policy.cold_after.as_millis() as i64
+        now_ms.saturating_sub(last_write) >= lake::table::millis(policy.cold_after)
     };
     let cuts = if is_cold(&good) { overlap::cut(&good, policy) } else { Vec::new() };
     let merges = if is_cold(&small) { small::gather(small, policy) } else { small::lift(small, policy) };
