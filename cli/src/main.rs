@@ -15,6 +15,7 @@ mod admin;
 mod process;
 mod log;
 mod tables;
+mod print;
 mod welcome;
 mod roles;
 mod parts;
@@ -78,9 +79,9 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         }
         Command::Compactor(_) => roles::run(Roles::COMPACTOR, config, telemetry).await,
         Command::Files(files) => files::run(files, &config).await,
-        Command::Compact(compact) => compact::run(compact, &config, &telemetry).await,
+        Command::Compact(compact) => compact::run(compact, &config, telemetry.line).await,
         Command::History(history) => history::run(history, &config).await,
-        Command::Sweep(args) => sweep::run(args, &config).await,
+        Command::Sweep(args) => sweep::run(args, &config, telemetry.line).await,
         Command::Dead(args) => dead::run(args, &config).await,
         Command::Delete(args) => delete::run(args, &config, telemetry.line).await,
         Command::Check(_) => check::run(&config).await,
