@@ -66,7 +66,7 @@ type Group = Vec<Arc<DataFile>>;
 /// planned again and again.
 const MEMORY: u64 = 16 << 20;
 const MEMORY_OF_PAGES: u64 = 10 << 20;
-const MEMORY_OF_SMALL: u64 = 3;
+const MEMORY_OF_SMALL: u64 = 4;
 /// Merges write row groups of an eighth of their memory at most, of which inputs have half.
 const ROW_GROUPS: u64 = 4;
 
