@@ -5,6 +5,7 @@
 
 #![allow(unreachable_pub, reason = "a binary exports nothing: `pub` tells what a module offers the others")]
 
+mod allocator;
 mod args;
 mod config;
 mod listen;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use telemetry::Telemetry;
 
 fn main() -> ExitCode {
+    allocator::bound_memory_of_threads();
     let args = match Args::from_command_line() {
         Ok(args) => args,
         Err(answer) => return answer,

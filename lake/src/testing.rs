@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,7 +88,7 @@ struct Control {
     planned: Mutex<Vec<Planned>>,
     calls: Mutex<HashMap<Op, usize>>,
     injected: AtomicUsize,
-    release: Notify,
+    is_cut: watch::Sender<bool>,
 }
 
 /// A lake in a local directory whose store fails on demand.
@@ -148,9 +148,9 @@ impl FaultyStore {
         lock(&self.control.planned).clear();
     }
 
-    /// Requests that wait for an answer in vain are cut off.
+    /// Requests that wait for an answer in vain are cut off, now and from now on.
     pub fn cut_off(&self) {
-        self.control.release.notify_waiters();
+        self.control.is_cut.send_replace(true);
     }
 
     /// How often a kind of request was made, faulty ones included.
@@ -177,6 +177,11 @@ impl Control {
         None
     }
 
+    async fn wait_for_cut(&self) {
+        // The sender is this one's own.
+        let _ = self.is_cut.subscribe().wait_for(|is_cut| *is_cut).await;
+    }
+
     async fn run<T>(&self, op: Op, path: &Path, call: impl Future<Output = Result<T>>) -> Result<T> {
         self.answer(self.take(op, path.as_ref()), op, path, call).await
     }
@@ -200,7 +205,7 @@ impl Control {
                 call.await
             }
             Some(fault @ Fault::Stall) => {
-                self.release.notified().await;
+                self.wait_for_cut().await;
                 Err(injected(fault, op, path))
             }
             Some(Fault::ExistsAfterSuccess) => {
@@ -232,7 +237,7 @@ impl Control {
                     items
                 }
                 Some(fault @ Fault::Stall) => {
-                    self.release.notified().await;
+                    self.wait_for_cut().await;
                     failure(fault)
                 }
             }
