@@ -1,14 +1,15 @@
 //! Takes away what nobody needs any more, each thing when its time is over:
 //!
 //! ```text
-//! dates     rows older than the dataset's retention leave the table       one commit; their files are removed files then
+//! dates     rows older than the dataset's retention leave the table       one commit; their files go as removed ones
 //! files     that left the table, or never got into it                     deleted (invariant I4)
 //! staging   what a killed process left of an upload to a local lake       deleted
 //! log       commits that an old checkpoint stands for                     deleted; `lake::cleanup` decides
 //! ```
 //!
-//! What is due is decided by pure functions of what is there and of the time. A clock that is wrong deletes nothing that
-//! a reader or an upload under way may need: age is measured by the store's clock, too.
+//! What is due is decided by pure functions of what is there and of the time. A clock that is wrong expires no date early
+//! and deletes nothing that an upload under way may need: age is measured by the store's clock, too. Only when a file left
+//! the table, the clocks of those tell who took it out.
 
 mod report;
 mod dates;
