@@ -4,10 +4,9 @@
 
 use crate::args;
 use crate::config::Config;
-use crate::dead::print;
 use crate::failure::with_advice;
+use crate::print;
 use crate::tables;
-use crate::telemetry::Telemetry;
 use anyhow::{Context, anyhow, bail};
 use chrono::NaiveDate;
 use compactor::plan::MergeJob;
@@ -21,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 const TOLD_EVERY: Duration = Duration::from_millis(200);
 
-pub async fn run(args: &args::Compact, config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+pub async fn run(args: &args::Compact, config: &Config, line: Option<ProgressBar>) -> anyhow::Result<()> {
     let mut request = open(args, config).await?;
     if args.dry_run {
         return print::to_stdout(print_plan(&request.plan(), args.json, &mut BufWriter::new(io::stdout().lock())));
@@ -33,7 +32,7 @@ pub async fn run(args: &args::Compact, config: &Config, telemetry: &Telemetry) -
             stop.cancel();
         }
     });
-    let (began, progress) = (Instant::now(), Progress::begin(telemetry.line.as_ref()));
+    let (began, progress) = (Instant::now(), Progress::begin(line));
     let mut done = Done { files_before: request.files(), ..Done::default() };
     let merged = merge_all(&mut request, &mut done, &progress, &shutdown).await;
     progress.end();
@@ -54,13 +53,12 @@ pub async fn run(args: &args::Compact, config: &Config, telemetry: &Telemetry) -
 
 async fn open(args: &args::Compact, config: &Config) -> anyhow::Result<Request> {
     let (lake, datasets) = (tables::open_existing_lake(config).await?, config.datasets()?);
-    let names: Vec<String> = datasets.iter().map(|dataset| dataset.name.clone()).collect();
-    let deps = compactor::Deps { lake: lake.clone(), datasets, memory: config.memory.compactor };
     let name = &args.dataset;
-    if !names.iter().any(|dataset| dataset == name || dead_table(dataset) == *name) {
+    if !datasets.iter().any(|dataset| dataset.name == *name || dead_table(&dataset.name) == *name) {
         // How its rows are sorted only a declaration says.
-        bail!("there is no dataset {name} (datasets of the configuration: {})", names.join(", "));
+        bail!(tables::no_dataset(name, &datasets));
     }
+    let deps = compactor::Deps { lake: lake.clone(), datasets, memory: config.memory.compactor };
     let request = Request::open(&config.compaction, &deps, name, args.date).await.map_err(anyhow::Error::from);
     let request = request.map_err(with_advice).with_context(|| format!("cannot read {name}"))?;
     request.ok_or_else(|| anyhow!("there is no table at {} (check --lake)", lake.table_url(name)))
@@ -132,13 +130,12 @@ impl Done {
 struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    fn begin(line: Option<&ProgressBar>) -> Progress {
+    fn begin(line: Option<ProgressBar>) -> Progress {
         let template = "{elapsed_precise}  {bar:30}  {bytes} of {total_bytes}  {msg}";
-        let line = line.inspect(|line| {
+        Progress(line.inspect(|line| {
             line.set_style(ProgressStyle::with_template(template).expect("a template"));
             line.enable_steady_tick(TOLD_EVERY);
-        });
-        Progress(line.cloned())
+        }))
     }
 
     /// `left` bytes are to be merged, next those of `date`.

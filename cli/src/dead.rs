@@ -1,7 +1,7 @@
 //! `lakehose dead`: the records of a dataset that are no events. What they are, and a way back into the topic.
 //!
 //! Read in the order of the `mod` lines: what the user may say, which letters are meant, how they are read, what was
-//! replayed before, how bytes are shown; the commands that look; then the one that writes. Replaying is exactly once:
+//! replayed before; the commands that look; then the one that writes. Replaying is exactly once:
 //! `docs/adr/0006-replay-of-dead-letters.md` tells how.
 
 pub mod args;
@@ -10,7 +10,6 @@ mod times;
 mod letter;
 mod read;
 mod replayed;
-pub mod print;
 mod ls;
 mod show;
 mod ndjson;
@@ -20,8 +19,6 @@ mod batch;
 mod marks;
 mod topic;
 mod replay;
-
-pub use print::to_stdout;
 
 use crate::config::Config;
 use crate::tables;
@@ -70,9 +67,9 @@ impl Version {
 
 /// A dataset without dead letters is one of the configuration; anything else is a slip of the keyboard.
 fn require_known(config: &Config, dataset: &str) -> anyhow::Result<()> {
-    let known: Vec<String> = config.datasets()?.into_iter().map(|dataset| dataset.name).collect();
-    if !known.iter().any(|name| name == dataset) {
-        bail!("there is no dataset {dataset} (datasets of the configuration: {})", known.join(", "));
+    let known = config.datasets()?;
+    if !known.iter().any(|known| known.name == dataset) {
+        bail!(tables::no_dataset(dataset, &known));
     }
     Ok(())
 }

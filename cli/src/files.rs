@@ -2,12 +2,13 @@
 
 use crate::args;
 use crate::config::Config;
+use crate::print;
 use crate::tables;
 use anyhow::{Context, bail};
 use lake::file::DataFile;
 use lake::state::Keep;
 use serde_json::{Value, json};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, Write};
 
 /// Prints them, by date and path.
 pub async fn run(args: &args::Files, config: &Config) -> anyhow::Result<()> {
@@ -22,14 +23,10 @@ pub async fn run(args: &args::Files, config: &Config) -> anyhow::Result<()> {
         state = older.with_context(|| format!("cannot read version {version} of {} any more", args.dataset))?;
     }
     let files = state.files().values().map(|file| (format!("{}/{}", table.url(), file.path), file.as_ref()));
-    match print(files, args.json, &mut BufWriter::new(io::stdout().lock())) {
-        // The reader of a pipe has seen enough.
-        Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(()),
-        printed => printed.context("print the files"),
-    }
+    print::to_stdout(show(files, args.json, &mut BufWriter::new(io::stdout().lock())))
 }
 
-fn print<'a>(
+fn show<'a>(
     files: impl Iterator<Item = (String, &'a DataFile)>,
     as_json: bool,
     out: &mut impl Write,

@@ -2,7 +2,7 @@
 
 use crate::args;
 use crate::config::Config;
-use crate::dead::print;
+use crate::print;
 use crate::tables;
 use anyhow::Context;
 use chrono::{DateTime, SecondsFormat};
@@ -13,7 +13,7 @@ use lake::file::FileStats;
 use lake::state::Keep;
 use lake::table::Table;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
 
 /// Commits are read so many at a time.
@@ -65,7 +65,7 @@ struct Files {
 impl Entry {
     fn new(version: u64, actions: &[Action]) -> Entry {
         let mut entry = Entry { version, ..Entry::default() };
-        let date = |values: &std::collections::BTreeMap<String, Option<String>>| values.get("date").cloned().flatten();
+        let date = |values: &BTreeMap<String, Option<String>>| values.get("date").cloned().flatten();
         for action in actions {
             if let Some(info) = &action.commit_info {
                 entry.info = info.clone();

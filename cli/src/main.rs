@@ -5,6 +5,7 @@
 
 #![allow(unreachable_pub, reason = "a binary exports nothing: `pub` tells what a module offers the others")]
 
+mod allocator;
 mod args;
 mod config;
 mod listen;
@@ -14,6 +15,7 @@ mod admin;
 mod process;
 mod log;
 mod tables;
+mod print;
 mod welcome;
 mod roles;
 mod parts;
@@ -36,6 +38,7 @@ use std::time::Duration;
 use telemetry::Telemetry;
 
 fn main() -> ExitCode {
+    allocator::bound_memory_of_threads();
     let args = match Args::from_command_line() {
         Ok(args) => args,
         Err(answer) => return answer,
@@ -76,9 +79,9 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         }
         Command::Compactor(_) => roles::run(Roles::COMPACTOR, config, telemetry).await,
         Command::Files(files) => files::run(files, &config).await,
-        Command::Compact(compact) => compact::run(compact, &config, &telemetry).await,
+        Command::Compact(compact) => compact::run(compact, &config, telemetry.line).await,
         Command::History(history) => history::run(history, &config).await,
-        Command::Sweep(args) => sweep::run(args, &config).await,
+        Command::Sweep(args) => sweep::run(args, &config, telemetry.line).await,
         Command::Dead(args) => dead::run(args, &config).await,
         Command::Delete(args) => delete::run(args, &config, telemetry.line).await,
         Command::Check(_) => check::run(&config).await,

@@ -5,44 +5,36 @@
 
 use crate::args;
 use crate::config::Config;
-use crate::dead::to_stdout;
 use crate::failure::with_advice;
+use crate::print;
 use crate::tables;
 use anyhow::{Context, bail};
 use chrono::{DateTime, NaiveDate, SecondsFormat};
 use compactor::sweep::{ExpiredDate, Mode, Report, Victim, Waiting, Why};
+use compactor::worker::Worker;
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
-use std::time::Duration;
 
-pub async fn run(args: &args::Sweep, config: &Config) -> anyhow::Result<()> {
+pub async fn run(args: &args::Sweep, config: &Config, line: Option<ProgressBar>) -> anyhow::Result<()> {
     let all = config.datasets()?;
     let Some(dataset) = all.iter().find(|dataset| dataset.name == args.dataset) else {
-        let known: Vec<&str> = all.iter().map(|dataset| dataset.name.as_str()).collect();
-        bail!("there is no dataset {} (datasets of the configuration: {})", args.dataset, known.join(", "));
+        bail!(tables::no_dataset(&args.dataset, &all));
     };
     // Where there is something to sweep, there is a lake.
     let lake = tables::open_existing_lake(config).await?;
     let url = lake.table_url(&dataset.name);
     let deps = compactor::Deps { lake, datasets: vec![dataset.clone()], memory: config.memory.compactor };
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Full };
-    let mut reports = Vec::new();
-    for mut worker in compactor::workers(&config.compaction, &deps) {
-        let table = worker.table().to_owned();
-        let progress = ProgressBar::new_spinner().with_message(format!("sweeping {table}"));
-        progress.enable_steady_tick(Duration::from_millis(100));
-        let swept = worker.sweep_alone(mode).await;
-        progress.finish_and_clear();
-        let report = swept.map_err(|err| with_advice(err.into())).with_context(|| format!("cannot sweep {table}"))?;
-        reports.extend(report.map(|report| (table, report)));
-    }
+    let swept = sweep_all(compactor::workers(&config.compaction, &deps), mode, line.as_ref()).await;
+    line.inspect(ProgressBar::finish_and_clear);
+    let reports = swept?;
     if reports.is_empty() {
         bail!("there is no table at {url}: check --lake");
     }
     let lines: Vec<Line> = reports.iter().flat_map(|(table, report)| lines(table, report, mode)).collect();
-    to_stdout(print(&lines, args.json, &mut BufWriter::new(io::stdout().lock())))?;
+    print::to_stdout(show(&lines, args.json, &mut BufWriter::new(io::stdout().lock())))?;
     let failed: usize = reports.iter().map(|(_, report)| report.failed).sum();
     if let Some(failure) = reports.iter().find_map(|(_, report)| report.failure.as_ref()) {
         bail!(
@@ -51,6 +43,23 @@ pub async fn run(args: &args::Sweep, config: &Config) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// What was done to each table that there is.
+async fn sweep_all(
+    workers: Vec<Worker>,
+    mode: Mode,
+    line: Option<&ProgressBar>,
+) -> anyhow::Result<Vec<(String, Report)>> {
+    let mut reports = Vec::new();
+    for mut worker in workers {
+        let table = worker.table().to_owned();
+        line.inspect(|line| line.set_message(format!("sweeping {table}")));
+        let swept = worker.sweep_alone(mode).await.map_err(|err| with_advice(err.into()));
+        let report = swept.with_context(|| format!("cannot sweep {table}"))?;
+        reports.extend(report.map(|report| (table, report)));
+    }
+    Ok(reports)
 }
 
 /// What becomes of some files of a table, all for the same reason.
@@ -99,7 +108,7 @@ fn lines<'a>(table: &'a str, report: &'a Report, mode: Mode) -> Vec<Line<'a>> {
             files,
             bytes,
             date: None,
-            due: Some((show(first_ms), show(last_ms))),
+            due: Some((utc(first_ms), utc(last_ms))),
             paths: vec![],
         }
     };
@@ -107,12 +116,12 @@ fn lines<'a>(table: &'a str, report: &'a Report, mode: Mode) -> Vec<Line<'a>> {
     expired.chain(by_reason.into_iter().map(of_victims)).chain(report.waiting.iter().map(of_waiting)).collect()
 }
 
-fn show(ms: i64) -> String {
+fn utc(ms: i64) -> String {
     let time = DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::<chrono::Utc>::MAX_UTC);
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-fn print(lines: &[Line<'_>], as_json: bool, out: &mut impl Write) -> io::Result<()> {
+fn show(lines: &[Line<'_>], as_json: bool, out: &mut impl Write) -> io::Result<()> {
     if as_json {
         for line in lines {
             let Line { table, why, what, files, bytes, date, due, paths } = line;
@@ -150,7 +159,7 @@ mod tests {
 
     fn printed(report: &Report, mode: Mode, as_json: bool) -> String {
         let mut out = Vec::new();
-        print(&lines("events", report, mode), as_json, &mut out).unwrap();
+        show(&lines("events", report, mode), as_json, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 

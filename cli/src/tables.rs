@@ -59,12 +59,20 @@ pub async fn open_table(config: &Config, lake: &Lake, name: &str) -> anyhow::Res
     };
     let table = Table::open(lake, name, schema).await.with_context(|| format!("cannot open the table {name}"))?;
     let Some(table) = table else {
-        let known: Vec<String> = config.datasets()?.into_iter().map(|dataset| dataset.name).collect();
         bail!(
             "there is no table at {} (datasets of the configuration: {}; check the name and --lake)",
             lake.table_url(name),
-            known.join(", ")
+            names(&config.datasets()?)
         );
     };
     Ok(table)
+}
+
+/// What to say of a name that is no dataset's.
+pub fn no_dataset(name: &str, known: &[Dataset]) -> String {
+    format!("there is no dataset {name} (datasets of the configuration: {})", names(known))
+}
+
+fn names(datasets: &[Dataset]) -> String {
+    datasets.iter().map(|dataset| dataset.name.as_str()).collect::<Vec<_>>().join(", ")
 }

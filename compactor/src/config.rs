@@ -100,7 +100,7 @@ impl Config {
     /// lately: it stays for longer than either asks for.
     fn keep_log(&self) -> Duration {
         let asked_for = self.keep_removed.max(lake::table::DELETED_FILE_RETENTION);
-        self.keep_log.max(asked_for + 2 * CLOCK_MARGIN)
+        self.keep_log.max(asked_for.saturating_add(2 * CLOCK_MARGIN))
     }
 }
 

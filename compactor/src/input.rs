@@ -19,11 +19,20 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use std::sync::Arc;
 
-/// Bytes of rows that one batch holds, about.
+/// Bytes of rows that one batch holds, about: as many if memory allows, and no fewer than the least. Smaller ones cost
+/// more time, but not as much as a merge of fewer files, whose rows have to be merged again.
 const BATCH_BYTES: u64 = 512 << 10;
+const LEAST_BATCH_BYTES: u64 = 128 << 10;
 
-/// A page holds at most so many bytes when it is decompressed; it may exceed that by one value.
+/// Batches of an input that are in memory at a time: the one being merged, its keys, and the one before, to which the
+/// merged rows may still point.
+const BATCHES: u64 = 3;
+
+/// Bytes of a page of another writer, and of any dictionary, when it is decompressed.
 const PAGE_BYTES: u64 = 1 << 20;
+
+/// Pages are ended after so many values, or a multiple: that many may be in one beyond its size.
+const PAGE_VALUES: u64 = 1_024;
 
 /// An open file. Nothing of its rows is in memory, unless the file is small.
 #[derive(Debug, Clone)]
@@ -32,6 +41,7 @@ pub(crate) struct Input {
     pub(crate) path: String,
     reader: FileReader,
     metadata: ArrowReaderMetadata,
+    batch_bytes: u64,
 }
 
 impl Input {
@@ -45,7 +55,7 @@ impl Input {
         let failed = |source| MergeError::Read { path: path.to_owned(), source };
         let mut reader = FileReader::open(store, location, size).await.map_err(failed)?;
         let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(failed)?;
-        Ok(Input { path: path.to_owned(), reader, metadata })
+        Ok(Input { path: path.to_owned(), reader, metadata, batch_bytes: BATCH_BYTES })
     }
 
     /// A column that the table does not have would be lost in a merge.
@@ -78,15 +88,36 @@ impl Input {
         self.row_groups().map(row_bytes).sum()
     }
 
-    /// Memory that reading it takes at most: a row group as it is stored, a page of each column, and batches (the one
-    /// being merged, its keys, and the one before, to which the merged rows may still point).
+    /// Memory that reading it takes at least: a row group as it is stored, a page of each column, and small batches.
     pub(crate) fn cost(&self) -> u64 {
-        let of_group = |group: &RowGroupMetaData| {
-            let stored: u64 = group.columns().iter().map(|column| column.compressed_size().unsigned_abs()).sum();
-            let pages = group.columns().iter().map(|column| column.uncompressed_size().unsigned_abs().min(PAGE_BYTES));
-            stored + pages.sum::<u64>() + 3 * row_bytes(group).min(BATCH_BYTES)
+        self.open_cost() + self.batch_cost(LEAST_BATCH_BYTES)
+    }
+
+    fn open_cost(&self) -> u64 {
+        let page_bytes = if self.is_ours() { lake::parquet::PAGE_BYTES as u64 } else { PAGE_BYTES };
+        let page = |column: &ColumnChunkMetaData| {
+            let bytes = column.uncompressed_size().unsigned_abs();
+            let values = PAGE_VALUES * bytes / column.num_values().unsigned_abs().max(1);
+            let dictionary = if column.dictionary_page_offset().is_some() { PAGE_BYTES } else { 0 };
+            bytes.min(page_bytes + values + dictionary)
         };
-        self.row_groups().map(of_group).max().unwrap_or_default() + self.reader.held()
+        let stored = |column: &ColumnChunkMetaData| column.compressed_size().unsigned_abs();
+        // A small file is in memory whole, and nothing of it twice.
+        let held = self.reader.held();
+        let of_group = |group: &RowGroupMetaData| {
+            let fetched: u64 = if held > 0 { 0 } else { group.columns().iter().map(stored).sum() };
+            fetched + group.columns().iter().map(page).sum::<u64>()
+        };
+        held + self.row_groups().map(of_group).max().unwrap_or_default()
+    }
+
+    fn batch_cost(&self, batch_bytes: u64) -> u64 {
+        BATCHES * self.row_groups().map(row_bytes).max().unwrap_or_default().min(batch_bytes)
+    }
+
+    fn is_ours(&self) -> bool {
+        let writer = self.metadata.metadata().file_metadata().created_by();
+        writer.is_some_and(|writer| writer.starts_with(lake::parquet::WRITER))
     }
 
     /// Starts reading, from the first row. `columns` are those wanted, which the file may lack.
@@ -109,13 +140,22 @@ impl Input {
         let names = columns.fields().iter().map(|field| field.name().as_str());
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
         let row_bytes = self.row_bytes() / self.rows().max(1);
-        let batch_rows = (BATCH_BYTES / row_bytes.max(1)).clamp(16, 8_192) as usize;
+        let batch_rows = (self.batch_bytes / row_bytes.max(1)).clamp(16, 8_192) as usize;
         let stream = builder.with_projection(mask).with_batch_size(batch_rows).build().map_err(failed)?;
         Ok(Batches { path: self.path.clone(), columns, stream })
     }
 
     fn row_groups(&self) -> impl Iterator<Item = &RowGroupMetaData> {
         self.metadata.metadata().row_groups().iter()
+    }
+}
+
+/// Makes the batches of inputs that are read side by side as large as `memory` allows.
+pub(crate) fn share_memory(inputs: &mut [Input], memory: u64) {
+    let spare = memory.saturating_sub(inputs.iter().map(Input::open_cost).sum());
+    let batch_bytes = spare / (BATCHES * inputs.len().max(1) as u64);
+    for input in inputs {
+        input.batch_bytes = batch_bytes.clamp(LEAST_BATCH_BYTES, BATCH_BYTES);
     }
 }
 

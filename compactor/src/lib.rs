@@ -25,6 +25,7 @@ mod runs;
 mod cursors;
 mod outputs;
 mod output;
+mod sink;
 mod upload;
 pub mod verify;
 pub mod view;

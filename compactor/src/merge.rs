@@ -20,7 +20,7 @@
 use crate::checksum::RowHasher;
 use crate::cursors::Cursors;
 use crate::duplicates::{self, Duplicates};
-use crate::input::Input;
+use crate::input::{self, Input};
 use crate::output::RowBytes;
 use crate::outputs::{Outputs, Target};
 use crate::plan::MergeJob;
@@ -237,6 +237,7 @@ async fn merge_once(
         let runs = runs::sort(&input, table.schema(), &order, settings.budget.run(), &directory);
         inputs.extend(cancel.run_until_cancelled(runs).await.ok_or_else(stopped)??);
     }
+    input::share_memory(&mut inputs, settings.budget.inputs());
     let hasher = RowHasher::default();
     let cursors = Cursors::open(inputs, &table.schema().arrow, &order, hasher.clone());
     let mut cursors = cancel.run_until_cancelled(cursors).await.ok_or_else(stopped)??;

@@ -8,13 +8,12 @@
 use crate::cursors::{Cursors, Run};
 use crate::merge::{MergeError, Settings};
 use crate::output::{Output, RowBytes};
-use crate::upload::Upload;
+use crate::sink::Sink;
 use arrow::array::{ArrayRef, UInt32Array, make_comparator};
 use arrow::compute::{SortOptions, take};
 use chrono::NaiveDate;
 use lake::{DataFile, OffsetRange, Table, layout};
 use std::ops::Range;
-use std::sync::Arc;
 use uuid::Uuid;
 
 /// The part of a segment by which a file may exceed it until the value changes.
@@ -134,8 +133,8 @@ impl Target<'_> {
     fn output(&self) -> Result<Output, MergeError> {
         let (table, settings) = (self.table, self.settings);
         let path = layout::segment_path(self.date, Uuid::new_v4());
-        let upload = Upload::new(Arc::clone(table.store()), table.file_path(&path), settings.budget.part());
-        Output::new(path, upload, table.schema(), &self.sort_by, self.row_bytes, settings.budget)
+        let sink = Sink::new(table, path, &self.sort_by, settings.budget)?;
+        Ok(Output::new(sink, self.row_bytes))
     }
 }
 

@@ -21,6 +21,7 @@ mod overlap;
 
 use chrono::NaiveDate;
 use lake::DataFile;
+use lake::parquet::ROW_GROUP_ROWS;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,10 +60,15 @@ pub struct MergeJob {
 /// A group of files that may become a job.
 type Group = Vec<Arc<DataFile>>;
 
-/// Memory that an open input takes at most: a row group as it is stored and a page of each column. A small file is in
-/// memory whole, and its rows as well. A guess; the merge counts again when it knows the footers.
+/// Memory that an open input takes at most, a guess; the merge counts again when it knows the footers. A small file is in
+/// memory whole, and its rows as well. Of a large one a row group is as it is stored, and a page of each column: if it is
+/// guessed too low for large rows, a merge takes fewer files than were planned, cannot make them narrow, and they are
+/// planned again and again.
 const MEMORY: u64 = 16 << 20;
+const MEMORY_OF_PAGES: u64 = 10 << 20;
 const MEMORY_OF_SMALL: u64 = 4;
+/// Merges write row groups of an eighth of their memory at most, of which inputs have half.
+const ROW_GROUPS: u64 = 4;
 
 /// The merges that are worth it at `now_ms` (milliseconds since the epoch), oldest date first.
 pub fn plan(files: &[Arc<DataFile>], now_ms: i64, policy: &Policy) -> Vec<MergeJob> {
@@ -78,7 +84,7 @@ fn plan_date(date: NaiveDate, files: Group, now_ms: i64, policy: &Policy) -> Vec
     small.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
     let is_cold = |files: &[Arc<DataFile>]| {
         let last_write = files.iter().map(|file| file.modified_ms).max().unwrap_or_default();
-        now_ms.saturating_sub(last_write) >= policy.cold_after.as_millis() as i64
+        now_ms.saturating_sub(last_write) >= lake::table::millis(policy.cold_after)
     };
     let cuts = if is_cold(&good) { overlap::cut(&good, policy) } else { Vec::new() };
     let merges = if is_cold(&small) { small::gather(small, policy) } else { small::lift(small, policy) };
@@ -91,12 +97,19 @@ impl Policy {
         file.size >= self.target_bytes / 2 || file.rows() >= self.max_rows / 2
     }
 
+    /// Memory that the file takes when it is read, about.
+    fn memory(&self, file: &DataFile) -> u64 {
+        let row_group = file.size.checked_div(file.rows()).unwrap_or_default().saturating_mul(ROW_GROUP_ROWS as u64);
+        let large = MEMORY.max(row_group.min(self.max_memory / ROW_GROUPS) + MEMORY_OF_PAGES);
+        file.size.saturating_mul(MEMORY_OF_SMALL).min(large)
+    }
+
     /// Cuts files into groups as large as one merge may be, and keeps those that are worth it.
     fn groups(&self, files: Group, is_worth_it: impl Fn(&[Arc<DataFile>]) -> bool) -> Vec<Group> {
         let (mut groups, mut group) = (Vec::new(), Group::new());
         let (mut bytes, mut rows, mut memory) = (0, 0, 0);
         for file in files {
-            let of_file = (file.size * MEMORY_OF_SMALL).min(MEMORY);
+            let of_file = self.memory(&file);
             (bytes, rows, memory) = (bytes + file.size, rows + file.rows(), memory + of_file);
             let is_full = group.len() >= self.max_files
                 || bytes > self.max_bytes

@@ -1,14 +1,15 @@
 //! Takes away what nobody needs any more, each thing when its time is over:
 //!
 //! ```text
-//! dates     rows older than the dataset's retention leave the table       one commit; their files are removed files then
+//! dates     rows older than the dataset's retention leave the table       one commit; their files go as removed ones
 //! files     that left the table, or never got into it                     deleted (invariant I4)
 //! staging   what a killed process left of an upload to a local lake       deleted
 //! log       commits that an old checkpoint stands for                     deleted; `lake::cleanup` decides
 //! ```
 //!
-//! What is due is decided by pure functions of what is there and of the time. A clock that is wrong deletes nothing that
-//! a reader or an upload under way may need: age is measured by the store's clock, too.
+//! What is due is decided by pure functions of what is there and of the time. A clock that is wrong expires no date early
+//! and deletes nothing that an upload under way may need: age is measured by the store's clock, too. Only when a file left
+//! the table, the clocks of those tell who took it out.
 
 mod report;
 mod dates;
@@ -22,10 +23,11 @@ pub use report::{ExpiredDate, Report, Victim, Waiting, Why};
 use crate::metrics;
 use crate::view::View;
 use futures::StreamExt;
-use lake::table::now_ms;
+use lake::table::{millis, now_ms};
 use lake::{Table, TableError};
 use object_store::ObjectStoreExt;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::time::Duration;
 use tracing::warn;
 
@@ -103,14 +105,16 @@ async fn delete(table: &Table, victims: Vec<Victim>, mode: Mode, report: &mut Re
             }
             // Another compactor was faster.
             Err(object_store::Error::NotFound { .. }) => gone.push(victim.path),
-            Err(error) => {
-                warn!(table = table.name(), path = victim.path, %error, "delete file");
-                report.failed += 1;
-                report.failure = Some(format!("delete {}: {error}", victim.path));
-            }
+            Err(error) => not_deleted(table, &victim, error, report),
         }
     }
     gone
+}
+
+fn not_deleted(table: &Table, victim: &Victim, error: impl std::fmt::Display, report: &mut Report) {
+    warn!(table = table.name(), path = victim.path, %error, "delete file");
+    report.failed += 1;
+    report.failure = Some(format!("delete {}: {error}", victim.path));
 }
 
 /// An upload that is under way is written to all the time, so one that was not for as long as orphans stay is none.
@@ -121,11 +125,11 @@ async fn delete_staging(
     mode: Mode,
     report: &mut Report,
 ) -> Result<(), TableError> {
-    let orphans_ms = retention.orphans.as_millis() as i64;
+    let orphans_ms = millis(retention.orphans);
     let mut young = Vec::new();
     for staging in table.list_staging().await? {
         if now_ms.saturating_sub(staging.modified_ms) <= orphans_ms {
-            young.push((staging.bytes, staging.modified_ms + orphans_ms));
+            young.push((staging.bytes, staging.modified_ms.saturating_add(orphans_ms)));
             continue;
         }
         let victim = Victim { why: Why::Unfinished, path: staging.path.clone(), bytes: Some(staging.bytes) };
@@ -136,11 +140,9 @@ async fn delete_staging(
                 }
                 report.deleted.push(victim);
             }
-            Err(error) => {
-                warn!(table = table.name(), path = victim.path, %error, "delete file");
-                report.failed += 1;
-                report.failure = Some(format!("delete {}: {error}", victim.path));
-            }
+            // Another sweep was faster.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => not_deleted(table, &victim, error, report),
         }
     }
     report.waiting.extend(Waiting::sum(Why::Unfinished, &young));

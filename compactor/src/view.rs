@@ -1,11 +1,11 @@
 //! What the compactor knows of a table: its latest version, and when files left it.
 
-use lake::table::now_ms;
 use lake::{Keep, Table, TableError, TableState};
 use std::time::{Duration, Instant};
 
 /// Asking the log for removals reads every commit of some hours, so it is done only when some may have been missed: at
-/// the start, and after a pause so long that the state is loaded anew instead of commit by commit.
+/// the start, and after a pause so long that the state is loaded anew instead of commit by commit. Whoever does not ask
+/// for so long, because another compactor sweeps the table, need not remember them.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 60);
 
 /// Clocks of those who remove files may be behind by so much.
@@ -16,13 +16,14 @@ pub(crate) const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
 pub struct View {
     pub state: TableState,
     seen_at: Instant,
+    asked_at: Instant,
     knows_removals: bool,
 }
 
 impl View {
     pub async fn load(table: &Table) -> Result<View, TableError> {
         let state = table.load(Keep::Files, &[]).await?;
-        Ok(View { state, seen_at: Instant::now(), knows_removals: false })
+        Ok(View { state, seen_at: Instant::now(), asked_at: Instant::now(), knows_removals: false })
     }
 
     /// Brings it to the latest version.
@@ -32,16 +33,62 @@ impl View {
         }
         table.refresh(&mut self.state).await?;
         self.seen_at = Instant::now();
+        if self.asked_at.elapsed() > LONGEST_PAUSE {
+            self.knows_removals = false;
+            self.state.forget_all_removed();
+        }
         Ok(())
     }
 
     /// Makes sure that every removal of the last `retention` is known.
     pub async fn learn_removals(&mut self, table: &Table, retention: Duration) -> Result<(), TableError> {
+        self.asked_at = Instant::now();
         if !self.knows_removals {
-            let since_ms = now_ms() - (retention + CLOCK_MARGIN).as_millis() as i64;
-            table.load_removals(&mut self.state, since_ms).await?;
+            table.load_removals(&mut self.state, retention.saturating_add(CLOCK_MARGIN)).await?;
             self.knows_removals = true;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lake::{Change, DataFile, Lake, Outcome, schema};
+
+    fn file() -> DataFile {
+        DataFile {
+            path: "date=2026-11-22/a.parquet".to_owned(),
+            size: 1,
+            date: "2026-11-22".parse().unwrap(),
+            modified_ms: 0,
+            stats: Default::default(),
+            ranges: Vec::new(),
+            sorted_by: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_sweep_forgets_removals_and_learns_them_from_the_log_when_it_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+        let table = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
+        let mut view = View::load(&table).await.unwrap();
+        let add = Change { operation: "WRITE", adds: vec![file()], ..Change::default() };
+        let remove = Change { operation: "DELETE", removes: vec![file()], ..Change::default() };
+        for change in [add, remove] {
+            assert_eq!(table.commit(&mut view.state, &change).await.unwrap(), Outcome::Committed);
+        }
+        view.refresh(&table).await.unwrap();
+        assert_eq!(view.state.removed().len(), 1);
+
+        let long_ago = Instant::now().checked_sub(LONGEST_PAUSE + Duration::from_secs(1));
+        // A machine that has just started cannot tell of such a time.
+        let Some(long_ago) = long_ago else { return };
+        view.asked_at = long_ago;
+        view.refresh(&table).await.unwrap();
+        assert_eq!(view.state.removed().len(), 0);
+        view.learn_removals(&table, Duration::from_secs(60)).await.unwrap();
+        assert_eq!(view.state.removed().len(), 1);
     }
 }

@@ -8,7 +8,7 @@ from math import log10
 
 DOCS = f"{os.path.dirname(os.path.abspath(__file__))}/../../docs"
 
-WHO = ["lakehose", "lakehose, MALLOC_ARENA_MAX=2", "DuckDB", "DuckDB, memory_limit 512MB", "deltalake"]
+WHO = ["lakehose", "lakehose, an eighth of the memory", "DuckDB", "DuckDB, memory_limit 512MB", "deltalake"]
 COMPARED = [
     ("rows", "**rows/s per core**"),
     ("bytes", "MB/s per core, of the fragments"),

@@ -9,6 +9,7 @@
 //! his, he reads `_last_checkpoint`, and it names a later version if what followed was cleaned up. No clock, and no order
 //! of deletions, has a part in that; see [`crate::table::Table::refresh`].
 
+use crate::table::millis;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ pub fn decide(objects: &[LogObject], hint: Option<u64>, now_ms: i64, retention: 
     // most. A log to which nothing is added stays as it is.
     let newest_ms = objects.iter().map(|object| object.modified_ms).max().unwrap_or(i64::MIN);
     let now_ms = newest_ms.min(now_ms);
-    let retention_ms = retention.as_millis() as i64;
+    let retention_ms = millis(retention);
     let is_old = |written_ms: i64| now_ms.saturating_sub(written_ms) > retention_ms;
     let checkpoints = checkpoints(objects);
     let relied_on = || checkpoints.iter().filter(|(version, _)| hint.is_some_and(|hint| **version <= hint));

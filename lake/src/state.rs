@@ -103,6 +103,11 @@ impl TableState {
         }
     }
 
+    /// Forgets all removals, for somebody who does not want to know them now.
+    pub fn forget_all_removed(&mut self) {
+        self.removed.clear();
+    }
+
     pub(crate) fn add_file(&mut self, file: DataFile) {
         if self.keep == Keep::Files {
             self.removed.remove(&file.path);

@@ -71,7 +71,8 @@ pub struct Change {
 pub enum Outcome {
     /// It is the version that the state now has.
     Committed,
-    /// Somebody else made that version. The state was refreshed: decide anew.
+    /// Somebody else made that version, or it already lies behind a checkpoint, and then nobody can tell. The state was
+    /// refreshed and shows what became of it: decide anew.
     Conflict,
 }
 
@@ -306,10 +307,10 @@ impl Table {
         let path = self.file_path(&layout::commit_path(version));
         let payload = PutPayload::from_bytes(actions::to_lines(&actions));
         let put = self.store.put_opts(&path, payload, PutOptions::from(PutMode::Create));
-        let (put, is_behind) = futures::join!(put, self.is_behind(version));
-        let error = match put {
+        let error = match put.await {
             Ok(_) => {
-                if is_behind? {
+                // Not beside the put: this process may have slept between the two answers.
+                if self.is_behind(version).await? {
                     // The place was taken once, and was cleaned up: nobody will ever read what is stored there.
                     self.reload(state).await?;
                     return Ok(Outcome::Conflict);
@@ -330,7 +331,8 @@ impl Table {
             Err(err) => return Err(err),
         };
         self.refresh(state).await?;
-        Ok(if committed && !is_behind? { Outcome::Committed } else { Outcome::Conflict })
+        let stands = committed && !self.is_behind(version).await?;
+        Ok(if stands { Outcome::Committed } else { Outcome::Conflict })
     }
 
     /// Writes a checkpoint if the version asks for one. Readers get slower without, but nothing is lost: the caller may
@@ -349,10 +351,10 @@ impl Table {
         done.map_err(|source| TableError::Read { table: self.name.clone(), source: Box::new(source) })
     }
 
-    /// Learns from the log when files were removed since `since_ms` (milliseconds since the epoch), which a state that
-    /// was just loaded does not know.
-    pub async fn load_removals(&self, state: &mut TableState, since_ms: i64) -> Result<(), TableError> {
-        let versions = self.versions_since(since_ms).await?;
+    /// Learns from the log when files were removed `within` the last time, which a state that was just loaded does not
+    /// know.
+    pub async fn load_removals(&self, state: &mut TableState, within: Duration) -> Result<(), TableError> {
+        let versions = self.versions_within(within).await?;
         let mut commits = futures::stream::iter(versions.into_iter().filter(|version| *version <= state.version))
             .map(|version| self.read_commit(version))
             .buffer_unordered(32);
@@ -402,20 +404,14 @@ impl Table {
         staging::list(&self.url).await.map_err(|source| StoreError::Directory { path: self.url.clone(), source }.into())
     }
 
-    async fn versions_since(&self, since_ms: i64) -> Result<Vec<u64>, TableError> {
-        let log = self.file_path(layout::LOG);
-        let mut objects = self.store.list(Some(&log));
-        let mut versions = Vec::new();
-        while let Some(object) = objects.next().await {
-            let object = object.map_err(|source| list_failed(&log, source))?;
-            let version = object.location.filename().and_then(|name| name.strip_suffix(".json"));
-            if object.last_modified.timestamp_millis() >= since_ms
-                && let Some(version) = version.and_then(|version| version.parse().ok())
-            {
-                versions.push(version);
-            }
-        }
-        Ok(versions)
+    /// Versions committed in the last time, by the clock of the store: from the log's latest object backwards, so that a
+    /// clock that is fast here leaves none out.
+    async fn versions_within(&self, time: Duration) -> Result<Vec<u64>, TableError> {
+        let objects = self.list_log().await?;
+        let newest_ms = objects.iter().map(|object| object.modified_ms).max().unwrap_or_default();
+        let since_ms = newest_ms.min(now_ms()).saturating_sub(millis(time));
+        let version = |object: &LogObject| object.name.strip_suffix(".json")?.parse().ok();
+        Ok(objects.iter().filter(|object| object.modified_ms >= since_ms).filter_map(version).collect())
     }
 
     async fn exists(&self) -> Result<bool, TableError> {
@@ -496,7 +492,12 @@ fn list_failed(path: &Path, source: object_store::Error) -> StoreError {
 
 /// Milliseconds since the epoch.
 pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+/// A time in milliseconds; one too long to count is for ever.
+pub fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -19,10 +19,8 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::process::Command;
 
-/// How lakehose is run, and under which name its figures stand. The image sets this variable: by default glibc keeps freed
-/// memory for every thread that ever had any.
-const OURS: [(&str, &[(&str, &str)]); 2] =
-    [("lakehose", &[]), ("lakehose, MALLOC_ARENA_MAX=2", &[("MALLOC_ARENA_MAX", "2")])];
+/// With which part of the memory lakehose is run, and under which name its figures stand.
+const OURS: [(&str, u64); 2] = [("lakehose", 1), ("lakehose, an eighth of the memory", 8)];
 
 /// What `--peers` is asked for, and under which name its figures stand.
 const PEERS: [(&str, &[&str]); 3] = [
@@ -60,7 +58,7 @@ pub async fn run(args: &args::Compact, config: &Config, as_json: bool) -> anyhow
     figures.add_cost("bare: total", bare.total(), bare.rows);
     figures.add("fragments: size", bytes as f64 / shape.rows() as f64, "bytes/event");
 
-    let ours = OURS.map(|(name, variables)| Contender::new(name, Program::Lakehose(memory, variables)));
+    let ours = OURS.map(|(name, part)| Contender::new(name, Program::Lakehose(ByteSize(memory.as_u64() / part))));
     let mut contenders = Vec::from(ours);
     match &args.peers {
         Some(program) => {
@@ -96,8 +94,8 @@ struct Contender<'a> {
 }
 
 enum Program<'a> {
-    /// With so much memory, and with variables.
-    Lakehose(ByteSize, &'static [(&'static str, &'static str)]),
+    /// With so much memory.
+    Lakehose(ByteSize),
     /// The program that runs them, and what is said to it.
     Peer(&'a Path, &'static [&'static str]),
 }
@@ -117,9 +115,7 @@ impl<'a> Contender<'a> {
 
     async fn run(&mut self, lake: &Path, dataset: &str, rows: u64) -> anyhow::Result<()> {
         let answer = match self.program {
-            Program::Lakehose(memory, variables) => {
-                Answer::Took(compaction::start(lake, dataset, memory, variables).await?)
-            }
+            Program::Lakehose(memory) => Answer::Took(compaction::start(lake, dataset, memory).await?),
             Program::Peer(program, words) => ask(Command::new(program).args(words).arg(lake.join(dataset))).await?,
         };
         match answer {

@@ -34,11 +34,11 @@ pub struct Took {
     pub bytes: u64,
 }
 
-/// Compacts the table of a dataset in a process of its own, with more `variables` in its environment.
-pub async fn start(lake: &Path, dataset: &str, memory: ByteSize, variables: &[(&str, &str)]) -> anyhow::Result<Took> {
+/// Compacts the table of a dataset in a process of its own.
+pub async fn start(lake: &Path, dataset: &str, memory: ByteSize) -> anyhow::Result<Took> {
     let mut command = Command::new(std::env::current_exe().context("find the program itself")?);
     command.args(["bench", "compaction", dataset, "--memory", &memory.as_u64().to_string(), "--log", "warn"]);
-    command.arg("--lake").arg(lake).envs(variables.iter().copied());
+    command.arg("--lake").arg(lake);
     ask(&mut command).await
 }
 
@@ -47,7 +47,8 @@ pub async fn run(args: &args::Compaction, config: &Config) -> anyhow::Result<()>
     let dataset = Dataset::new(&args.dataset, DatasetSpec::default())?;
     let lake = tables::open_lake(config).await?;
     let table = tables::open_table(config, &lake, &args.dataset).await?;
-    let eager = compactor::Config { cold_after: Duration::ZERO, ..config.compaction.clone() };
+    // One merge after the other, with all the memory: what one core does is to be known.
+    let eager = compactor::Config { cold_after: Duration::ZERO, jobs: Some(1), ..config.compaction.clone() };
     let deps = compactor::Deps { lake, datasets: vec![dataset], memory: args.memory };
     let (memory_before, cpu, began) = (memory::now(), process_cpu(), Instant::now());
     for mut worker in compactor::workers(&eager, &deps) {

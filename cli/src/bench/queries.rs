@@ -40,7 +40,7 @@ pub async fn run(args: &args::Queries, config: &Config, as_json: bool) -> anyhow
         let lake = config.data.join("lake");
         let table = lake.join(&dataset.name);
         let before = queries(&args.peers, &table, shape).await?;
-        let took = compaction::start(&lake, &dataset.name, config.memory.compactor, &[]).await.context("compact")?;
+        let took = compaction::start(&lake, &dataset.name, config.memory.compactor).await.context("compact")?;
         ensure!(took.rows == shape.rows(), "{} rows are left of {}", took.rows, shape.rows());
         let after = queries(&args.peers, &table, shape).await?;
         for (before, after) in before.into_iter().zip(after) {

@@ -3,10 +3,10 @@
 use super::Version;
 use super::args::Ls;
 use super::letter::Letter;
-use super::print;
 use super::read::Letters;
 use super::replayed::Replayed;
 use super::times;
+use crate::print;
 use chrono::NaiveDate;
 use lake::{Lake, layout};
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! Looks for rows that are meant in one file, and writes it anew without them.
 //!
 //! The rows that stay keep their order, their file's offset ranges and its date. The new file is read back before
-//! anything depends on it: it must hold exactly the rows of the old one less those that are meant, by a checksum over all
+//! anything depends on it: it must hold exactly the rows of its predecessor less those that are meant, by a checksum over all
 //! values, and none that is meant.
 
 use super::predicate::Predicate;
@@ -10,19 +10,13 @@ use super::run::DeleteError;
 use crate::checksum::RowHasher;
 use crate::input::Input;
 use crate::merge::{Budget, MergeError};
-use crate::upload::Upload;
+use crate::sink::Sink;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use bytes::Bytes;
-use lake::file::FileStats;
-use lake::parquet::FileWriter;
-use lake::schema::TableSchema;
 use lake::stats::StatsCollector;
 use lake::{DataFile, Table, layout, range};
-use parquet::errors::ParquetError;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tracing::debug;
+use std::time::Instant;
 use uuid::Uuid;
 
 /// A file that holds such rows, and what takes its place.
@@ -35,9 +29,6 @@ pub(super) struct Rewritten {
     /// Not later than when the store had it.
     pub(super) at: Instant,
 }
-
-/// A store that does not answer must not keep the program from ending.
-const ABORT_FOR: Duration = Duration::from_secs(2);
 
 /// Reads the footer of a file.
 pub(super) async fn open(table: &Table, file: &DataFile) -> Result<Input, MergeError> {
@@ -82,7 +73,7 @@ pub(super) async fn rewrite(
     // It would be lost.
     input.expect_known(table.schema())?;
     let path = layout::segment_path(file.date, Uuid::new_v4());
-    let mut output = Output::new(table, &path, &file.sorted_by, budget)?;
+    let mut output = Sink::new(table, path.clone(), &file.sorted_by, budget)?;
     let (kept, deleted) = match copy(table, predicate, file, input, &mut output).await {
         Ok(sums) => sums,
         Err(error) => {
@@ -137,7 +128,7 @@ async fn copy(
     predicate: &Predicate,
     file: &DataFile,
     input: &Input,
-    output: &mut Output,
+    output: &mut Sink,
 ) -> Result<(Sum, Sum), MergeError> {
     let mut all = Sum::default();
     let mut left_out = all.clone();
@@ -186,57 +177,4 @@ async fn verify(
         return Ok(());
     };
     Err(DeleteError::Different { path: successor.path.clone(), old: file.path.clone(), difference })
-}
-
-/// The new file while it is written.
-struct Output {
-    path: String,
-    writer: FileWriter<Vec<u8>>,
-    upload: Upload,
-    budget: Budget,
-}
-
-impl Output {
-    fn new(table: &Table, path: &str, sorted_by: &[String], budget: Budget) -> Result<Output, MergeError> {
-        let schema: &TableSchema = table.schema();
-        let writer = FileWriter::new(Vec::new(), schema, sorted_by);
-        let writer = writer.map_err(|source| MergeError::Write { path: path.to_owned(), source })?;
-        let upload = Upload::new(Arc::clone(table.store()), table.file_path(path), budget.part());
-        Ok(Output { path: path.to_owned(), writer, upload, budget })
-    }
-
-    async fn write(&mut self, rows: &RecordBatch) -> Result<(), MergeError> {
-        let failed = |source: ParquetError| MergeError::Write { path: self.path.clone(), source };
-        self.writer.write(rows).map_err(failed)?;
-        if self.writer.buffered_bytes() >= self.budget.row_group() {
-            self.writer.end_row_group().map_err(failed)?;
-        }
-        if self.writer.sink_mut().len() >= self.budget.part() {
-            let bytes = std::mem::take(self.writer.sink_mut());
-            let stored = self.upload.write(Bytes::from(bytes)).await;
-            stored.map_err(|source| MergeError::Store { path: self.path.clone(), source })?;
-        }
-        Ok(())
-    }
-
-    /// Ends the file. Returns its size and the statistics of its rows.
-    async fn finish(self) -> Result<(u64, FileStats), MergeError> {
-        let Output { path, writer, mut upload, .. } = self;
-        let (bytes, stats) = writer.finish().map_err(|source| MergeError::Write { path: path.clone(), source })?;
-        let size = async {
-            upload.write(Bytes::from(bytes)).await?;
-            upload.finish().await
-        };
-        let size = size.await.map_err(|source| MergeError::Store { path, source })?;
-        Ok((size, stats))
-    }
-
-    /// Gives up. Parts that cannot be taken back now are never seen: the file does not exist.
-    async fn abort(self) {
-        match tokio::time::timeout(ABORT_FOR, self.upload.abort()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(path = self.path, %error, "parts of an upload stay behind"),
-            Err(_) => debug!(path = self.path, "parts of an upload stay behind: no answer"),
-        }
-    }
 }

@@ -13,6 +13,7 @@ use super::prune;
 use super::rewrite::{self, Rewritten};
 use crate::merge::{Budget, MergeError};
 use futures::StreamExt;
+use lake::table::{millis, now_ms};
 use lake::{Change, DataFile, Keep, Outcome, Table, TableError, TableState};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -289,7 +290,12 @@ impl Deletion {
 
     /// Whether a new file is half as old as a sweep lets it become.
     fn is_late(&self) -> bool {
-        let is_old = |rewritten: &Rewritten| rewritten.at.elapsed() >= self.settings.keep_orphans / 2;
+        // A machine that sleeps stops one of the clocks, and somebody may set the other.
+        let by_the_clock = |file: &DataFile| now_ms().saturating_sub(file.modified_ms);
+        let is_old = |rewritten: &Rewritten| {
+            rewritten.at.elapsed() >= self.settings.keep_orphans / 2
+                || rewritten.successor.as_ref().map_or(0, by_the_clock) >= millis(self.settings.keep_orphans) / 2
+        };
         self.live().any(|(_, fate)| matches!(fate, Fate::Rewritten(rewritten) if is_old(rewritten)))
     }
 

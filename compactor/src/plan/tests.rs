@@ -118,6 +118,19 @@ fn a_job_too_small_to_make_narrow_files_is_not_worth_it() {
     assert_eq!(table.written, 0);
 }
 
+/// Files of rows so large that memory has room for few of their row groups.
+#[test]
+fn files_of_large_rows_are_not_cut_by_jobs_that_memory_would_end_early() {
+    let mut table = overlapping(100, 128 * MIB);
+    for file in &mut table.files {
+        Arc::make_mut(file).stats.rows = file.size / 600;
+    }
+    assert!(plan(&table.files, HOUR_MS, &policy()).is_empty());
+    let policy = Policy { max_memory: 512 * MIB, ..policy() };
+    let jobs = plan(&table.files, HOUR_MS, &policy);
+    assert!(!jobs.is_empty() && jobs.iter().all(|job| (5..=6).contains(&job.inputs.len())), "{:?}", sizes(&jobs));
+}
+
 #[test]
 fn files_of_one_device_and_files_without_statistics_are_left_alone() {
     let mut table = Table::new(1);

@@ -11,7 +11,7 @@ use crate::metrics;
 use crate::view::View;
 use chrono::NaiveDate;
 use lake::store::StoreError;
-use lake::table::now_ms;
+use lake::table::{millis, now_ms};
 use lake::{Change, DataFile, Outcome, Table, TableError};
 use object_store::ObjectStoreExt;
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ const ATTEMPTS: u32 = 6;
 pub fn expires_ms(date: NaiveDate, keep: Duration) -> i64 {
     const DAY_MS: i64 = 86_400_000;
     let start_ms = i64::from(date.to_epoch_days()) * DAY_MS;
-    start_ms.saturating_add(DAY_MS).saturating_add(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))
+    start_ms.saturating_add(DAY_MS).saturating_add(millis(keep))
 }
 
 /// Whether a date is expired at `now_ms`.

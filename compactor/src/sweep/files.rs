@@ -7,6 +7,7 @@ use super::{Retention, Waiting, Why};
 use chrono::NaiveDate;
 use futures::StreamExt;
 use lake::store::StoreError;
+use lake::table::millis;
 use lake::{DataFile, Table, TableError};
 use object_store::path::Path;
 use std::collections::BTreeMap;
@@ -33,14 +34,14 @@ pub struct Known<'a> {
 
 /// Which files to delete at `now_ms`.
 pub fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Retention) -> Vec<(String, Why)> {
-    let is_over = |since_ms: i64, stay: Duration| now_ms.saturating_sub(since_ms) > stay.as_millis() as i64;
+    let is_over = |since_ms: i64, stay: Duration| now_ms.saturating_sub(since_ms) > millis(stay);
     let is_live = |path: &str| known.live.contains_key(path);
     let is_past = |removed_ms: i64| is_over(removed_ms, retention.removed);
     // An upload may wait for its commit only so long, by the clocks of the store and of its processor. A clock that is
     // fast here must not cut that short, so an orphan's age is measured up to the store's latest file at most.
     let newest_ms = stored.iter().map(|file| file.modified_ms).max().unwrap_or(i64::MIN);
-    let is_orphan =
-        |file: &Stored| newest_ms.min(now_ms).saturating_sub(file.modified_ms) > retention.orphans.as_millis() as i64;
+    let orphans_ms = millis(retention.orphans);
+    let is_orphan = |file: &Stored| newest_ms.min(now_ms).saturating_sub(file.modified_ms) > orphans_ms;
     let mut victims: BTreeMap<String, Why> = BTreeMap::new();
     for (path, removed_ms) in known.removed {
         if is_past(*removed_ms) && !is_live(path) {
@@ -63,8 +64,8 @@ pub fn waiting(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Rete
     let (mut removed, mut orphans) = (Vec::new(), Vec::new());
     for file in stored.iter().filter(stays) {
         match known.removed.get(&file.path) {
-            Some(removed_ms) => removed.push((file.bytes, removed_ms + retention.removed.as_millis() as i64)),
-            None => orphans.push((file.bytes, file.modified_ms + retention.orphans.as_millis() as i64)),
+            Some(removed_ms) => removed.push((file.bytes, removed_ms.saturating_add(millis(retention.removed)))),
+            None => orphans.push((file.bytes, file.modified_ms.saturating_add(millis(retention.orphans)))),
         }
     }
     let both = [(Why::Removed, removed), (Why::Orphan, orphans)];

@@ -1,17 +1,18 @@
 //! Analysts ask without a pause, each in an engine of their own, while processors append, two compactors merge, one of
-//! them is killed, and what was merged is deleted.
+//! them is killed, somebody deletes the rows of a device, and what left the table is deleted.
 
 mod engine;
 mod analyst;
 
 use crate::support::config::Config;
+use crate::support::device::Device;
 use crate::support::fleet::{Fleet, Size};
 use crate::support::kafka::Topic;
 use crate::support::process::{Lakehose, Place};
 use crate::support::servers;
 use crate::support::table::Table;
 use crate::support::{PATIENCE, wait_for};
-use analyst::Analyst;
+use analyst::{Analyst, ERASED};
 use engine::Engine;
 use std::time::Duration;
 
@@ -46,12 +47,17 @@ fn readers_see_every_event_once_all_the_time_while_files_are_merged_and_deleted(
     let url = processors[0].table(dataset);
     let size = Size { devices: 12, events_per_device: 100_000, batch: 20, pause: Duration::from_millis(100) };
     let fleet = Fleet::start(ingest.gateway(), size, 0);
+    let mut table = Table::new(url.clone());
+
+    let erased = Size { devices: 1, events_per_device: 600, pause: Duration::ZERO, ..size };
+    let erased = Fleet::start(ingest.gateway(), erased, ERASED);
 
     let duckdb = Analyst::start(Engine::duckdb(&url));
     fleet.wait_for(5_000);
     let others = [Analyst::start(Engine::polars(&url)), Analyst::start(Engine::deltalake(&url))];
     wait_for("both compactors merge", PATIENCE, || compactors.iter().all(|c| c.metric(REPLACED) > 0.0).then_some(()));
     fleet.wait_for(25_000);
+    erase(&place, erased, &mut table);
     compactors.remove(0).kill();
     compactors.push(compactor(&place));
     for other in others {
@@ -72,7 +78,18 @@ fn readers_see_every_event_once_all_the_time_while_files_are_merged_and_deleted(
     }
     assert_eq!(sum(&compactors, FAILED), 0.0);
     ingest.stop_all(processors.into_iter().chain(compactors));
-    Table::new(url).assert_is(&ledger, place.path());
+    table.assert_events(&ledger, place.path());
+}
+
+/// Deletes all rows of the device, which are there.
+fn erase(place: &Place, device: Fleet, table: &mut Table) {
+    let events = device.finish().acknowledged();
+    let condition = format!("device_id = '{}'", Device::name_of(ERASED));
+    let sql = format!("SELECT count(*) FROM {} WHERE {condition}", table.scan());
+    wait_for("all rows of the device", PATIENCE, || (table.duckdb.number(&sql) as u64 == events).then_some(()));
+    let (code, said) = place.run(&["delete", &place.config.dataset, "--where", &condition, "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(table.duckdb.number(&sql), 0);
 }
 
 fn sum(compactors: &[Lakehose], series: &str) -> f64 {

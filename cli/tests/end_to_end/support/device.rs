@@ -35,7 +35,11 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 impl Device {
     pub fn name(&self) -> String {
-        format!("device-{:03}", self.number)
+        Device::name_of(self.number)
+    }
+
+    pub fn name_of(number: usize) -> String {
+        format!("device-{number:03}")
     }
 
     /// Every value can be computed from `seq` and `at`, so the table can be checked without knowing what was posted.

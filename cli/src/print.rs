@@ -1,4 +1,5 @@
-//! How bytes of strangers are shown: nothing in them moves the cursor of a terminal.
+//! How answers are printed: to whoever reads them to the end or not, and so that bytes of strangers move no cursor of a
+//! terminal.
 
 use std::fmt::Write;
 use std::io::{self, ErrorKind};
