@@ -189,12 +189,12 @@ async fn takes_as_many_inputs_as_fit_in_memory_and_leaves_the_rest() {
     let fixture = fixture().await;
     let sort_by = ["device_id", "time"];
     let mut files = Vec::new();
-    for fragment in 0..60 {
+    for fragment in 0..160 {
         let rows = device_rows(fragment, 5_000);
         files.push(write_fragment(&fixture.table, fixture.table.schema(), &rows, Some(&by(&sort_by))).await);
     }
     let merged = merge_and_verify(&fixture.table, files, &settings(&sort_by)).await.unwrap();
-    assert!((2..60).contains(&merged.inputs.len()), "{} inputs", merged.inputs.len());
+    assert!((2..160).contains(&merged.inputs.len()), "{} inputs", merged.inputs.len());
     assert_eq!(only_file(&merged).rows(), merged.inputs.len() as u64 * 5_000);
     assert_eq!(only_file(&merged).ranges.len(), 1);
 }
