@@ -6,7 +6,7 @@
 
 use super::predicate::Predicate;
 use super::prune;
-use super::run::DeleteError;
+use super::report::DeleteError;
 use crate::checksum::RowHasher;
 use crate::input::Input;
 use crate::merge::{Budget, MergeError};
