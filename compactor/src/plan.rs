@@ -64,9 +64,9 @@ type Group = Vec<Arc<DataFile>>;
 /// memory whole, and its rows as well. Of a large one a row group is as it is stored, and a page of each column: if it is
 /// guessed too low for large rows, a merge takes fewer files than were planned, cannot make them narrow, and they are
 /// planned again and again.
-const MEMORY: u64 = 8 << 20;
-const MEMORY_OF_PAGES: u64 = 3 << 20;
-const MEMORY_OF_SMALL: u64 = 3;
+const MEMORY: u64 = 16 << 20;
+const MEMORY_OF_PAGES: u64 = 10 << 20;
+const MEMORY_OF_SMALL: u64 = 4;
 /// Merges write row groups of an eighth of their memory at most, of which inputs have half.
 const ROW_GROUPS: u64 = 4;
 

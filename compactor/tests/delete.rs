@@ -10,7 +10,7 @@ use compactor::worker::Worker;
 use compactor::{Config, Deps};
 use lake::actions::Action;
 use lake::dataset::Dataset;
-use lake::testing::{Fault, Op, faulty_lake};
+use lake::testing::{Fault, FaultyStore, Op, faulty_lake};
 use lake::{Change, DataFile, Keep, Lake, Outcome, Table, layout, store};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -337,10 +337,14 @@ async fn a_merge_of_files_that_a_deletion_replaced_does_not_bring_the_rows_back(
         delete(&table, "device_id = 'd2'").await
     });
     let turn = turn.unwrap();
-    assert_eq!((turn.merges, turn.lost, turn.failed, deleted.files_in), (0, 1, 0, 6));
-    assert_eq!(counts(&read(&table, None).await), once(1, 0..6, &["d2"]));
-    assert_eq!(worker.turn(&CancellationToken::new()).await.unwrap().merges, 1);
-    assert_eq!(counts(&read(&table, None).await), once(1, 0..6, &["d2"]));
+    // What it lost it does anew, with what the deletion has put in place.
+    assert_eq!((turn.merges, turn.lost, turn.failed, deleted.files_in), (1, 1, 0, 6));
+    let latest = table.load(Keep::Txns, &[]).await.unwrap().version;
+    assert_eq!((deleted.version, latest), (7, 8));
+    for version in 7..=8 {
+        assert_eq!(counts(&read(&table, Some(version)).await), once(1, 0..6, &["d2"]), "version {version}");
+    }
+    assert_eq!(worker.turn(&stop).await.unwrap().merges, 0);
 }
 
 #[tokio::test]
@@ -417,6 +421,15 @@ async fn a_store_that_fails_now_and_then_is_no_end_as_long_as_it_gets_further() 
 /// How often a deletion asks for the next version before it commits: at its start, and after it has read the files.
 const LOOKS: usize = 2;
 
+/// Whatever is read of the log once the seventh version was stored meets the fault.
+fn inject_after_commit(faults: &FaultyStore, fault: Fault) {
+    // When there is no next version, the latest checkpoint is asked for as well.
+    for name in ["00000000000000000007", layout::LAST_CHECKPOINT] {
+        faults.inject(Op::Get, name, Fault::Delay(Duration::ZERO), LOOKS);
+    }
+    faults.inject(Op::Get, "_delta_log", fault, usize::MAX);
+}
+
 /// A deletion that is killed while the store is asked for `op`, and one that comes after it.
 async fn killed_at(op: Op, path_part: &str, after_success: bool) {
     let directory = tempfile::tempdir().unwrap();
@@ -427,8 +440,7 @@ async fn killed_at(op: Op, path_part: &str, after_success: bool) {
     if after_success {
         // The answer is lost, and everything afterwards hangs until the kill.
         faults.inject(op, path_part, Fault::FailAfterSuccess, 1);
-        faults.inject(Op::Get, "_delta_log/00000000000000000007", Fault::Delay(Duration::ZERO), LOOKS);
-        faults.inject(Op::Get, "_delta_log", Fault::Stall, usize::MAX);
+        inject_after_commit(&faults, Fault::Stall);
     } else {
         faults.inject(op, path_part, Fault::Stall, usize::MAX);
     }
@@ -519,8 +531,7 @@ async fn a_store_that_stays_away_at_the_commit_leaves_it_open_and_says_so() {
     append_six(&table).await;
     let mut first = deletion(&table, "device_id = 'd4'").await;
     faults.inject(Op::Put, "_delta_log", Fault::FailAfterSuccess, 1);
-    faults.inject(Op::Get, "_delta_log/00000000000000000007", Fault::Delay(Duration::ZERO), LOOKS);
-    faults.inject(Op::Get, "_delta_log", Fault::Fail, usize::MAX);
+    inject_after_commit(&faults, Fault::Fail);
     let error = first.run().await.unwrap_err();
     assert!(error.is_open() && error.to_string().contains("run it again"), "{error:#}");
     faults.heal();

@@ -111,8 +111,8 @@ pub struct Compact {
     /// How many files the rows lie in
     #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u64).range(2..=100_000))]
     pub fragments: u64,
-    /// How many rows, rounded up to as many in every file
-    #[arg(long, value_name = "N", default_value = "2000000", value_parser = clap::value_parser!(u64).range(1..))]
+    /// How many rows, rounded up to as many in every file; so many of so many files are one merge
+    #[arg(long, value_name = "N", default_value = "1500000", value_parser = clap::value_parser!(u64).range(1..))]
     pub rows: u64,
     /// Declare four columns, instead of leaving all members in `data`
     #[arg(long)]
