@@ -97,7 +97,9 @@ async fn rival_compactors_beside_appenders_never_lose_or_double_a_row() {
     for appender in appenders {
         appender.await.unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Beside fast appenders they may lose every race; afterwards one of the two wins.
+    let merged = until(async || table.load(Keep::Files, &[]).await.unwrap().files().len() < 10);
+    tokio::time::timeout(Duration::from_secs(60), merged).await.expect("files are merged");
     stop.cancel();
     for compactor in compactors {
         compactor.await.unwrap().unwrap();
@@ -105,7 +107,6 @@ async fn rival_compactors_beside_appenders_never_lose_or_double_a_row() {
     assert_eq!(counts(&read(&table, None).await), once(4, 15));
     check_every_version(&table).await;
     let state = table.load(Keep::Files, &[]).await.unwrap();
-    assert!(state.files().len() < 60, "{} files", state.files().len());
     assert!(state.files().values().any(|file| file.kind() == layout::Kind::Segment));
 }
 
@@ -118,9 +119,10 @@ async fn the_loser_of_a_race_leaves_an_orphan_and_no_error() {
     let mut slow = worker(&lake, eager());
     let mut fast = worker(&lake, eager());
     // Both plan on the same version; one waits with its merged file while the other commits.
-    faults.inject(Op::Put, "/seg-", Fault::Delay(Duration::from_millis(500)), 1);
+    faults.inject(Op::Put, "/seg-", Fault::Delay(Duration::from_secs(2)), 1);
+    let puts = faults.calls(Op::Put);
     let (slow_turn, fast_turn) = tokio::join!(turn(&mut slow), async {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        until(async || faults.calls(Op::Put) > puts).await;
         turn(&mut fast).await
     });
     assert_eq!((fast_turn.merges, fast_turn.lost), (1, 0));

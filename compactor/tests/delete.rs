@@ -89,13 +89,6 @@ async fn commit_of(table: &Table, version: u64) -> Vec<Action> {
     table.read_commit(version).await.unwrap().unwrap()
 }
 
-/// Waits until something has happened, however slow the machine is.
-async fn until(mut has_happened: impl AsyncFnMut() -> bool) {
-    while !has_happened().await {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 /// Longer than whatever is to happen meanwhile.
 const LATE: Fault = Fault::Delay(Duration::from_secs(2));
 

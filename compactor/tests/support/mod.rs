@@ -16,6 +16,7 @@ use lake::{Change, DataFile, Keep, Lake, OffsetRange, Outcome, Table, TableState
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 pub(crate) const DAY: i64 = 20_000;
@@ -160,4 +161,11 @@ pub(crate) fn counts(rows: &[Row]) -> BTreeMap<(i32, i64), usize> {
         *counts.entry((row.partition, row.offset)).or_default() += 1;
     }
     counts
+}
+
+/// Waits until something has happened, however slow the machine is.
+pub(crate) async fn until(mut has_happened: impl AsyncFnMut() -> bool) {
+    while !has_happened().await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

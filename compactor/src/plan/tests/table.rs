@@ -145,7 +145,11 @@ fn outputs(inputs: &[Arc<DataFile>], segment: u64) -> Vec<(u64, (u64, u64))> {
             .sum();
         let mut device = *start;
         while device < *end {
-            let devices = (((segment - size) / density).ceil().max(1.0) as u64).min(end - device);
+            // What is left after a file that is full is too little for another: it goes into this one.
+            let devices = match size < segment {
+                true => (((segment - size) / density).ceil().max(1.0) as u64).min(end - device),
+                false => end - device,
+            };
             size += devices as f64 * density;
             left -= devices as f64 * density;
             device += devices;
