@@ -31,7 +31,8 @@ pub struct Config {
     /// How long files that left the table stay: longer than the longest query.
     #[serde(with = "humantime_serde")]
     pub keep_removed: Duration,
-    /// How long files stay that were never in the table: longer than any upload waits for its commit.
+    /// How long files stay that were never in the table: longer than any upload waits for its commit, which is given up
+    /// after 12 h ([`lake::table::COMMIT_WITHIN`]).
     #[serde(with = "humantime_serde")]
     pub keep_orphans: Duration,
     /// How long versions of the table can be told apart: the log behind an older checkpoint is cleaned up.

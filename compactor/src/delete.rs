@@ -19,11 +19,13 @@ pub mod predicate;
 mod parse;
 mod prune;
 mod rewrite;
+mod report;
 mod run;
 
 pub use parse::Refused;
 pub use predicate::Predicate;
-pub use run::{DeleteError, Deleted, Deletion, Found, Progress, Settings};
+pub use report::{DeleteError, Deleted, Found, Progress, Settings};
+pub use run::Deletion;
 
 #[cfg(test)]
 mod tests;

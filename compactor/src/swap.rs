@@ -7,6 +7,7 @@
 use crate::members::PROCESS;
 use crate::merge::Merged;
 use crate::view::View;
+use lake::table::{COMMIT_WITHIN, millis, now_ms};
 use lake::{Change, DataFile, Outcome, Table, TableError, TableState};
 use serde_json::Value;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::Duration;
 pub enum Swapped {
     /// They are in the table, and their inputs are not.
     Committed,
-    /// An input left the table before.
+    /// An input left the table before, or they are too old to be relied upon.
     Lost,
 }
 
@@ -52,11 +53,17 @@ async fn attempt(
     match decide(&view.state, &merged.inputs, &merged.files) {
         Decision::AlreadyThere => Ok(Some(Swapped::Committed)),
         Decision::InputsGone => Ok(Some(Swapped::Lost)),
+        Decision::Commit if is_stale(&merged.files, now_ms()) => Ok(Some(Swapped::Lost)),
         Decision::Commit => match table.commit(&mut view.state, change).await? {
             Outcome::Committed => Ok(Some(Swapped::Committed)),
             Outcome::Conflict => Ok(None),
         },
     }
+}
+
+/// This process may have slept since it wrote them: a sweep may have taken them for orphans meanwhile.
+fn is_stale(outputs: &[DataFile], now_ms: i64) -> bool {
+    outputs.iter().any(|output| now_ms.saturating_sub(output.modified_ms) > millis(COMMIT_WITHIN))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -95,5 +102,28 @@ fn change(merged: &Merged) -> Change {
         removes: merged.inputs.iter().map(|file| DataFile::clone(file)).collect(),
         data_change: false,
         ..Change::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_waited_for_half_a_day_are_not_committed() {
+        let file = |modified_ms| DataFile {
+            path: "date=2026-11-22/a.parquet".to_owned(),
+            size: 1,
+            date: "2026-11-22".parse().unwrap(),
+            modified_ms,
+            stats: Default::default(),
+            ranges: Vec::new(),
+            sorted_by: Vec::new(),
+        };
+        let now_ms = millis(2 * COMMIT_WITHIN);
+        let oldest_ms = millis(COMMIT_WITHIN);
+        assert!(!is_stale(&[], now_ms));
+        assert!(!is_stale(&[file(oldest_ms), file(now_ms)], now_ms));
+        assert!(is_stale(&[file(now_ms), file(oldest_ms - 1)], now_ms));
     }
 }

@@ -16,12 +16,12 @@ mod dates;
 mod files;
 mod log;
 
-pub use dates::{expires_ms, is_expired};
-pub use files::{Known, Stored, decide, waiting};
+pub(crate) use dates::is_expired;
 pub use report::{ExpiredDate, Report, Victim, Waiting, Why};
 
 use crate::metrics;
 use crate::view::View;
+use files::{Known, decide, waiting};
 use futures::StreamExt;
 use lake::table::{millis, now_ms};
 use lake::{Table, TableError};

@@ -8,14 +8,14 @@
 //! The outcome of a request may be unknown (a time-out after the store has it). Every commit carries a random id, so
 //! [`Table::commit`] looks at what is stored under the version and knows whose it is.
 
+mod log;
+
 use crate::actions::{self, Action, Add, CommitInfo, Format, Metadata, Protocol, Remove, STATS_COLUMNS, Txn};
-use crate::cleanup::LogObject;
 use crate::evolution::{Conflict, Merged, merge};
 use crate::file::DataFile;
 use crate::kernel::{self, Kernel};
 use crate::layout;
 use crate::schema::TableSchema;
-use crate::staging::{self, Staging};
 use crate::state::{ForeignCommit, Keep, TableState};
 use crate::store::{self, Lake, StoreError};
 use delta_kernel::KernelError;
@@ -37,6 +37,10 @@ const TRUST_STATE_FOR: Duration = Duration::from_secs(3600);
 
 /// Readers may use files for so long after they left the table.
 pub const DELETED_FILE_RETENTION: Duration = Duration::from_secs(6 * 3600);
+
+/// Files that waited longer for their commit are not committed any more: sweeps delete files that are in no table after
+/// 24 h, and a commit must never name a file that may be gone.
+pub const COMMIT_WITHIN: Duration = Duration::from_secs(12 * 3600);
 
 /// A handle on one table of a lake. Cheap to clone; holds no state of the table.
 #[derive(Debug, Clone)]
@@ -283,17 +287,6 @@ impl Table {
         Ok(self.named_checkpoint().await?.is_some_and(|named| named > version))
     }
 
-    /// The version of the checkpoint that `_last_checkpoint` names.
-    pub async fn named_checkpoint(&self) -> Result<Option<u64>, TableError> {
-        #[derive(serde::Deserialize)]
-        struct Named {
-            version: u64,
-        }
-        let named = store::get(self.store.as_ref(), &self.file_path(layout::LAST_CHECKPOINT)).await?;
-        // It may be read while it is written over. Readers do without one that is damaged, too.
-        Ok(named.and_then(|json| serde_json::from_slice::<Named>(&json).ok()).map(|named| named.version))
-    }
-
     /// Makes the next version, if nobody else has. On [`Outcome::Committed`] the state is that version. An error leaves
     /// the outcome open: refresh and decide anew.
     pub async fn commit(&self, state: &mut TableState, change: &Change) -> Result<Outcome, TableError> {
@@ -351,23 +344,6 @@ impl Table {
         done.map_err(|source| TableError::Read { table: self.name.clone(), source: Box::new(source) })
     }
 
-    /// Learns from the log when files were removed `within` the last time, which a state that was just loaded does not
-    /// know.
-    pub async fn load_removals(&self, state: &mut TableState, within: Duration) -> Result<(), TableError> {
-        let versions = self.versions_within(within).await?;
-        let mut commits = futures::stream::iter(versions.into_iter().filter(|version| *version <= state.version))
-            .map(|version| self.read_commit(version))
-            .buffer_unordered(32);
-        let mut removals = Vec::new();
-        while let Some(actions) = commits.next().await {
-            let removes = actions?.unwrap_or_default().into_iter().filter_map(|action| action.remove);
-            removals.extend(removes.map(|remove| (remove.path, remove.deletion_timestamp.unwrap_or_default())));
-        }
-        drop(commits);
-        removals.into_iter().for_each(|(path, at_ms)| state.set_removed(&path, at_ms));
-        Ok(())
-    }
-
     /// The actions of the commit that made `version`; `None` if there is no such commit.
     pub async fn read_commit(&self, version: u64) -> Result<Option<Vec<Action>>, TableError> {
         let Some(lines) = store::get(self.store.as_ref(), &self.file_path(&layout::commit_path(version))).await? else {
@@ -376,42 +352,6 @@ impl Table {
         let actions = actions::from_lines(&lines);
         let damaged = |source| TableError::Damaged { table: self.name.clone(), version, source };
         actions.map(Some).map_err(damaged)
-    }
-
-    /// Everything in the directory of the log.
-    pub async fn list_log(&self) -> Result<Vec<LogObject>, TableError> {
-        let log = self.file_path(layout::LOG);
-        let mut objects = self.store.list(Some(&log));
-        let mut listed = Vec::new();
-        while let Some(object) = objects.next().await {
-            let object = object.map_err(|source| list_failed(&log, source))?;
-            let Some(parts) = object.location.prefix_match(&log) else { continue };
-            let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-            listed.push(LogObject { name, bytes: object.size, modified_ms: object.last_modified.timestamp_millis() });
-        }
-        Ok(listed)
-    }
-
-    /// Reads a version through its checkpoint, all of it: a checkpoint that cannot be read stands for nothing.
-    pub async fn prove_readable(&self, version: u64) -> Result<(), TableError> {
-        self.find_files(version, |_| false).await?;
-        self.load_version(Some(version), Keep::Txns, &[]).await?;
-        Ok(())
-    }
-
-    /// What uploads to a local lake left behind that were cut off: see [`crate::staging`].
-    pub async fn list_staging(&self) -> Result<Vec<Staging>, TableError> {
-        staging::list(&self.url).await.map_err(|source| StoreError::Directory { path: self.url.clone(), source }.into())
-    }
-
-    /// Versions committed in the last time, by the clock of the store: from the log's latest object backwards, so that a
-    /// clock that is fast here leaves none out.
-    async fn versions_within(&self, time: Duration) -> Result<Vec<u64>, TableError> {
-        let objects = self.list_log().await?;
-        let newest_ms = objects.iter().map(|object| object.modified_ms).max().unwrap_or_default();
-        let since_ms = newest_ms.min(now_ms()).saturating_sub(millis(time));
-        let version = |object: &LogObject| object.name.strip_suffix(".json")?.parse().ok();
-        Ok(objects.iter().filter(|object| object.modified_ms >= since_ms).filter_map(version).collect())
     }
 
     async fn exists(&self) -> Result<bool, TableError> {

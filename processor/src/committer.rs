@@ -26,7 +26,6 @@ use eventlog::Log;
 use lake::{DataFile, Keep, OffsetRange, Table, TableState};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -50,10 +49,6 @@ pub enum Verdict {
     /// The table cannot be written, and trying again does not help.
     Failed(Arc<anyhow::Error>),
 }
-
-/// Files that waited longer for their commit are not committed any more: the compactor deletes files that are in no
-/// table after 24 h, and a commit must never name a file that may be gone.
-pub const COMMIT_WITHIN: Duration = Duration::from_secs(12 * 3600);
 
 /// Submissions that wait for the committer; more make their senders wait.
 const QUEUE: usize = 64;

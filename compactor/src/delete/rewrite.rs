@@ -1,12 +1,12 @@
 //! Looks for rows that are meant in one file, and writes it anew without them.
 //!
 //! The rows that stay keep their order, their file's offset ranges and its date. The new file is read back before
-//! anything depends on it: it must hold exactly the rows of its predecessor less those that are meant, by a checksum over all
-//! values, and none that is meant.
+//! anything depends on it: it must hold exactly the rows of its predecessor less those that are meant, by a checksum over
+//! all values, and none that is meant.
 
 use super::predicate::Predicate;
 use super::prune;
-use super::run::DeleteError;
+use super::report::DeleteError;
 use crate::checksum::RowHasher;
 use crate::input::Input;
 use crate::merge::{Budget, MergeError};

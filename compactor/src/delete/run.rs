@@ -10,13 +10,14 @@
 
 use super::predicate::Predicate;
 use super::prune;
+use super::report::{DeleteError, Deleted, Found, Progress, Settings};
 use super::rewrite::{self, Rewritten};
-use crate::merge::{Budget, MergeError};
+use crate::merge::Budget;
 use futures::StreamExt;
 use lake::table::{millis, now_ms};
-use lake::{Change, DataFile, Keep, Outcome, Table, TableError, TableState};
+use lake::{Change, DataFile, Keep, Outcome, Table, TableState};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,90 +36,6 @@ const FILES: usize = 8;
 
 /// Name of the fact in a commit by which a deletion knows its own.
 const DELETION: &str = "deletion";
-
-/// Why rows were not deleted.
-#[derive(Debug, thiserror::Error)]
-pub enum DeleteError {
-    #[error(transparent)]
-    Table(#[from] TableError),
-    #[error(transparent)]
-    File(#[from] MergeError),
-    #[error("{path} does not fit into the memory of the compactor: raise [memory] compactor")]
-    TooLarge { path: String },
-    #[error("{path}, written without the rows, differs from {old}: {difference}")]
-    Different { path: String, old: String, difference: String },
-    #[error(
-        "compactors replaced files under the deletion {rounds} times: run it again, or while they are stopped; nothing was \
-         deleted"
-    )]
-    Outrun { rounds: u32 },
-    #[error(
-        "it took so long that a sweep may delete the new files before they are committed: delete by dates, a part at a time"
-    )]
-    TooLong,
-    #[error("the store failed at the commit, and whether that happened is not known: run it again")]
-    Open { source: Box<DeleteError> },
-}
-
-impl DeleteError {
-    /// Whether the same may succeed at once.
-    fn is_retryable(&self) -> bool {
-        match self {
-            DeleteError::Table(error) => error.is_retryable(),
-            DeleteError::File(error) => error.is_retryable(),
-            DeleteError::Open { .. }
-            | DeleteError::Outrun { .. }
-            | DeleteError::TooLong
-            | DeleteError::TooLarge { .. }
-            | DeleteError::Different { .. } => false,
-        }
-    }
-
-    /// Whether rows may have been deleted in spite of the error.
-    pub fn is_open(&self) -> bool {
-        matches!(self, DeleteError::Open { .. })
-    }
-}
-
-/// What is there to delete.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
-    /// The version that was looked at.
-    pub version: u64,
-    pub rows: u64,
-    pub files: u64,
-    /// Bytes of these files.
-    pub bytes: u64,
-    /// Rows by date.
-    pub dates: BTreeMap<chrono::NaiveDate, u64>,
-}
-
-/// What was deleted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Deleted {
-    /// The version of the table that the commit made; if there was nothing to delete, the one that was looked at.
-    pub version: u64,
-    pub rows: u64,
-    /// Rows by date.
-    pub dates: BTreeMap<chrono::NaiveDate, u64>,
-    /// Files that left the table, and bytes of them.
-    pub files_in: u64,
-    pub bytes_in: u64,
-    /// Files that took their place.
-    pub files_out: u64,
-    pub bytes_out: u64,
-    /// Files that were rewritten in vain, because others replaced their originals first.
-    pub files_lost: u64,
-}
-
-/// How far a deletion has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Files that may hold rows that are meant, as of now.
-    pub files: u64,
-    /// Those that were looked at.
-    pub done: u64,
-}
 
 /// What is known of a file.
 #[derive(Debug, Clone)]
@@ -145,14 +62,6 @@ struct Attempt {
     deleted: Deleted,
 }
 
-/// What a deletion may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    pub budget: Budget,
-    /// How long sweeps leave files alone that are not in the table.
-    pub keep_orphans: Duration,
-}
-
 /// Deletes the rows of a table that are meant.
 #[derive(Debug)]
 pub struct Deletion {
@@ -166,6 +75,8 @@ pub struct Deletion {
     lost: HashSet<String>,
     rounds_lost: u32,
     attempts: Vec<Attempt>,
+    /// Those that are no version as far as was known then.
+    conflicts: Vec<Attempt>,
     progress: watch::Sender<Progress>,
     /// Failures in a row, and how far it had come at the last of them.
     failures: u32,
@@ -185,6 +96,7 @@ impl Deletion {
             lost: HashSet::new(),
             rounds_lost: 0,
             attempts: Vec::new(),
+            conflicts: Vec::new(),
             progress: watch::Sender::default(),
             failures: 0,
             done_then: 0,
@@ -252,7 +164,7 @@ impl Deletion {
         }
         let (change, mut attempt) = self.change();
         if change.removes.is_empty() {
-            return Ok(Some(attempt.deleted));
+            return Ok(Some(self.told_too_late().await?.unwrap_or(attempt.deleted)));
         }
         if self.is_late() {
             return Err(DeleteError::TooLong);
@@ -267,7 +179,7 @@ impl Deletion {
                 Ok(Some(deleted))
             }
             Outcome::Conflict => {
-                self.attempts.pop();
+                self.conflicts.extend(self.attempts.pop());
                 Ok(None)
             }
         }
@@ -277,15 +189,31 @@ impl Deletion {
     async fn committed_before(&mut self) -> Result<Option<Deleted>, DeleteError> {
         // One of a later version may still arrive; then the next commit finds its place taken.
         while let Some(attempt) = self.attempts.first().filter(|first| first.deleted.version <= self.state.version) {
-            let actions = self.table.read_commit(attempt.deleted.version).await?.unwrap_or_default();
+            let is_committed = self.is_in_log(attempt).await?;
             let attempt = self.attempts.remove(0);
-            let mut infos = actions.iter().filter_map(|action| action.commit_info.as_ref());
-            if infos.any(|info| info.operation_parameters.get(DELETION) == Some(&attempt.id)) {
+            if is_committed {
                 self.committed(&attempt.deleted).await;
                 return Ok(Some(attempt.deleted));
             }
         }
         Ok(None)
+    }
+
+    /// A commit behind which others soon wrote a checkpoint was taken for a conflict. That no row is left is known
+    /// without it; whose work that was, it tells.
+    async fn told_too_late(&self) -> Result<Option<Deleted>, DeleteError> {
+        for attempt in &self.conflicts {
+            if self.is_in_log(attempt).await? {
+                return Ok(Some(attempt.deleted.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn is_in_log(&self, attempt: &Attempt) -> Result<bool, DeleteError> {
+        let actions = self.table.read_commit(attempt.deleted.version).await?.unwrap_or_default();
+        let mut infos = actions.iter().filter_map(|action| action.commit_info.as_ref());
+        Ok(infos.any(|info| info.operation_parameters.get(DELETION) == Some(&attempt.id)))
     }
 
     /// Whether a new file is half as old as a sweep lets it become.

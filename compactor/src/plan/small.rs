@@ -8,8 +8,8 @@ const LEVEL: u64 = 8;
 /// On a cold date, a file larger than so many times all smaller ones together is not rewritten for them.
 const CRUMBS: u64 = 2;
 
-/// On a date that is written to: nothing while a reader meets few small files. Then the level with most files is merged, for
-/// there a write saves most, together with all that is smaller. Waiting for many files makes every merge a large step
+/// On a date that is written to: nothing while a reader meets few small files. Then the level with most files is merged,
+/// for there a write saves most, together with all that is smaller. Waiting for many files makes every merge a large step
 /// towards a segment, so that few are needed, and lets merges of large fragments write several segments side by side.
 ///
 /// `files` are sorted by size.

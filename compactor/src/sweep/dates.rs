@@ -26,14 +26,14 @@ const BATCH: usize = 4_096;
 const ATTEMPTS: u32 = 6;
 
 /// When a date expires, milliseconds since the epoch.
-pub fn expires_ms(date: NaiveDate, keep: Duration) -> i64 {
+fn expires_ms(date: NaiveDate, keep: Duration) -> i64 {
     const DAY_MS: i64 = 86_400_000;
     let start_ms = i64::from(date.to_epoch_days()) * DAY_MS;
     start_ms.saturating_add(DAY_MS).saturating_add(millis(keep))
 }
 
 /// Whether a date is expired at `now_ms`.
-pub fn is_expired(date: NaiveDate, now_ms: i64, keep: Duration) -> bool {
+pub(crate) fn is_expired(date: NaiveDate, now_ms: i64, keep: Duration) -> bool {
     expires_ms(date, keep) <= now_ms
 }
 

@@ -16,24 +16,24 @@ use std::time::Duration;
 
 /// A file in the store, by its path inside the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    pub path: String,
-    pub bytes: u64,
+pub(super) struct Stored {
+    pub(super) path: String,
+    pub(super) bytes: u64,
     /// Milliseconds since the epoch.
-    pub modified_ms: i64,
+    pub(super) modified_ms: i64,
 }
 
 /// What the table says of its files.
 #[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
+pub(super) struct Known<'a> {
     /// Files in the table.
-    pub live: &'a BTreeMap<String, Arc<DataFile>>,
+    pub(super) live: &'a BTreeMap<String, Arc<DataFile>>,
     /// When files left it, milliseconds since the epoch: all that did in the time of the retention.
-    pub removed: &'a BTreeMap<String, i64>,
+    pub(super) removed: &'a BTreeMap<String, i64>,
 }
 
 /// Which files to delete at `now_ms`.
-pub fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Retention) -> Vec<(String, Why)> {
+pub(super) fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Retention) -> Vec<(String, Why)> {
     let is_over = |since_ms: i64, stay: Duration| now_ms.saturating_sub(since_ms) > millis(stay);
     let is_live = |path: &str| known.live.contains_key(path);
     let is_past = |removed_ms: i64| is_over(removed_ms, retention.removed);
@@ -58,7 +58,7 @@ pub fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Reten
 }
 
 /// What stays for now at `now_ms` though no version has it, and until when. Only what is `stored` is counted.
-pub fn waiting(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Retention) -> Vec<Waiting> {
+pub(super) fn waiting(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Retention) -> Vec<Waiting> {
     let due: BTreeMap<String, Why> = decide(known, stored, now_ms, retention).into_iter().collect();
     let stays = |file: &&Stored| !known.live.contains_key(&file.path) && !due.contains_key(&file.path);
     let (mut removed, mut orphans) = (Vec::new(), Vec::new());

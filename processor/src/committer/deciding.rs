@@ -6,12 +6,12 @@
 //! read, except that what is held stays to be read again.
 
 use super::dead_letters::{DeadTable, Unusable};
-use super::{COMMIT_WITHIN, Submission, Verdict, app_id, commits_app_id, load_txns};
+use super::{Submission, Verdict, app_id, commits_app_id, load_txns};
 use crate::breaker::Breakers;
 use crate::chain::{Decision, decide};
 use crate::metrics;
 use anyhow::Context;
-use lake::table::now_ms;
+use lake::table::{COMMIT_WITHIN, millis, now_ms};
 use lake::{Change, DataFile, OffsetRange, Outcome, Table, TableError, TableState};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -155,7 +155,7 @@ impl<O> Deciding<O> {
     }
 
     fn reject_stale(&mut self) {
-        let oldest = now_ms() - COMMIT_WITHIN.as_millis() as i64;
+        let oldest = now_ms() - millis(COMMIT_WITHIN);
         let is_stale = |pending: &mut Pending<O>| {
             let Submission { files, dead, .. } = &pending.submission;
             files.iter().chain(dead).any(|file| file.modified_ms < oldest)

@@ -2,11 +2,11 @@
 
 use crate::support::*;
 use lake::file::FileStats;
-use lake::table::now_ms;
+use lake::table::{COMMIT_WITHIN, now_ms};
 use lake::testing::faulty_lake;
 use lake::{DataFile, OffsetRange, Table, schema};
 use processor::breaker::Breakers;
-use processor::committer::{COMMIT_WITHIN, Submission};
+use processor::committer::Submission;
 use processor::{Committer, Config};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
