@@ -102,7 +102,7 @@ pub struct Files {
 
 #[derive(Debug, clap::Args)]
 pub struct Compact {
-    /// The dataset whose table is meant, or its table of dead letters, <dataset>__dead
+    /// The dataset whose table is meant, or its table of dead letters, events__dead for `events`
     pub dataset: String,
     /// Only this date [default: all of them]
     #[arg(long, value_name = "YYYY-MM-DD")]
@@ -129,7 +129,7 @@ pub struct Sweep {
 
 #[derive(Debug, clap::Args)]
 pub struct History {
-    /// The dataset whose table is meant, or another table of it, such as <dataset>__dead
+    /// The dataset whose table is meant, or another table of it, such as events__dead for `events`
     pub dataset: String,
     /// How many versions at most
     #[arg(long, value_name = "N", default_value = "20")]
