@@ -2,7 +2,7 @@
 
 use crate::args;
 use crate::config::Config;
-use crate::print;
+use crate::print::{self, in_one_line};
 use crate::tables;
 use anyhow::Context;
 use chrono::{DateTime, SecondsFormat};
@@ -99,7 +99,7 @@ impl Entry {
             "CREATE TABLE" => "create".to_owned(),
             "WRITE" if self.info.operation_parameters.contains_key("columns") => "columns".to_owned(),
             "" => "unknown".to_owned(),
-            other => other.to_lowercase().escape_debug().to_string(),
+            other => in_one_line(&other.to_lowercase()),
         }
     }
 
@@ -144,9 +144,9 @@ impl Entry {
                 ("millis", Value::Number(millis)) => {
                     facts.push(format!("{:.1} s", millis.as_f64().unwrap_or_default() / 1e3));
                 }
-                ("by", Value::String(by)) => facts.push(format!("by {}", by.escape_debug())),
-                (name, Value::String(text)) => facts.push(format!("{}: {}", name.escape_debug(), text.escape_debug())),
-                (name, value) => facts.push(format!("{}: {value}", name.escape_debug())),
+                ("by", Value::String(by)) => facts.push(format!("by {}", in_one_line(by))),
+                (name, Value::String(text)) => facts.push(format!("{}: {}", in_one_line(name), in_one_line(text))),
+                (name, value) => facts.push(format!("{}: {value}", in_one_line(name))),
             }
         }
         facts.join(", ")
@@ -161,7 +161,7 @@ fn show(entries: &[Entry], is_cut: bool, as_json: bool, out: &mut impl Write) ->
     writeln!(out, "{:>8}  {:<24}  {:<8}  {:<16}  facts", "version", "time", "what", "engine")?;
     for entry in entries {
         let (version, time, word) = (entry.version, entry.time(), entry.word());
-        let engine = entry.info.engine_info.escape_debug().to_string();
+        let engine = in_one_line(&entry.info.engine_info);
         writeln!(out, "{version:>8}  {time:<24}  {word:<8}  {engine:<16}  {}", entry.facts())?;
     }
     if is_cut {
