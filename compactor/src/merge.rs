@@ -23,7 +23,7 @@ use crate::duplicates::{self, Duplicates};
 use crate::input::{self, Input};
 use crate::output::RowBytes;
 use crate::outputs::{Outputs, Target};
-use crate::plan::MergeJob;
+use crate::plan::{MergeJob, is_worth_a_cut};
 use crate::runs;
 use arrow::error::ArrowError;
 use bytesize::ByteSize;
@@ -105,7 +105,7 @@ pub enum MergeError {
     Temporary(#[from] std::io::Error),
     #[error("merge rows")]
     Arrow(#[from] ArrowError),
-    #[error("no two of the files fit into the memory of the compactor: raise [memory] compactor")]
+    #[error("too few of the files fit into the memory of the compactor: raise [memory] compactor")]
     TooLarge,
     #[error("what was merged, {path}, differs from its inputs: {difference}")]
     Different { path: String, difference: String },
@@ -311,7 +311,11 @@ async fn open(table: &Table, job: &MergeJob, settings: &Settings, order: &[Strin
         opened.files.push(file);
         if is_sorted { opened.sorted.push(input) } else { opened.unsorted.push(input) }
     }
-    if opened.files.len() < 2 {
+    // What is planned for the sake of overlap must get narrow, or it would be planned again and again.
+    let is_cut = job.inputs.iter().all(|file| file.size >= settings.segment_bytes / 2);
+    let bytes = opened.files.iter().map(|file| file.size).sum();
+    let is_in_vain = is_cut && opened.files.len() < job.inputs.len() && !is_worth_a_cut(bytes, settings.segment_bytes);
+    if opened.files.len() < 2 || is_in_vain {
         return Err(MergeError::TooLarge);
     }
     Ok(opened)

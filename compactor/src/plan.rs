@@ -91,6 +91,11 @@ fn plan_date(date: NaiveDate, files: Group, now_ms: i64, policy: &Policy) -> Vec
     merges.into_iter().chain(cuts).map(|inputs| MergeJob { date, inputs }).collect()
 }
 
+/// Whether a merge of good files of so many bytes together makes them narrow.
+pub(crate) fn is_worth_a_cut(bytes: u64, segment_bytes: u64) -> bool {
+    bytes >= overlap::SEGMENTS.saturating_mul(segment_bytes)
+}
+
 impl Policy {
     /// Large enough not to be merged for its size.
     pub fn is_good(&self, file: &DataFile) -> bool {

@@ -199,6 +199,26 @@ async fn takes_as_many_inputs_as_fit_in_memory_and_leaves_the_rest() {
     assert_eq!(only_file(&merged).ranges.len(), 1);
 }
 
+/// A cut that memory ends before its files get narrow would be planned again, and write the date anew each time.
+#[tokio::test]
+async fn large_files_of_which_too_few_fit_in_memory_are_left_as_they_are() {
+    let fixture = fixture().await;
+    let mut files = Vec::new();
+    for fragment in 0..12 {
+        // Not sorted, so that each takes memory for a run.
+        files.push(write_fragment(&fixture.table, fixture.table.schema(), &device_rows(fragment, 100), None).await);
+    }
+    let size = files.iter().map(|file| file.size).min().unwrap();
+    let with = |segment_bytes| Settings { segment_bytes, ..settings(&["device_id", "time"]) };
+    let error = merge_and_verify(&fixture.table, files.clone(), &with(size * 2)).await.unwrap_err();
+    assert!(matches!(error, MergeError::TooLarge), "{error}");
+    // Enough of smaller segments fit, and small files are merged however few fit.
+    for segment_bytes in [size, size * 3] {
+        let merged = merge_and_verify(&fixture.table, files.clone(), &with(segment_bytes)).await.unwrap();
+        assert!((5..12).contains(&merged.inputs.len()), "{} inputs", merged.inputs.len());
+    }
+}
+
 #[tokio::test]
 async fn a_merged_file_that_is_not_what_was_read_is_refused() {
     let fixture = fixture().await;

@@ -8,7 +8,7 @@
 //! How wide a file is does not depend on values, which may be anything, but on other files: of the most files of the date
 //! that lie side by side, how many have no room beside it? If it is more than a quarter of them, it is wide.
 
-use super::{Group, Policy, bytes};
+use super::{Group, Policy, bytes, is_worth_a_cut};
 use lake::DataFile;
 use serde_json::Value;
 use std::cmp::{Ordering, Reverse};
@@ -21,7 +21,7 @@ const DEPTH: usize = 4;
 const PARTS: usize = 4;
 
 /// A merge of so many segments writes [`PARTS`] at least, which are narrow then: each may be a bit larger than a segment.
-const SEGMENTS: u64 = PARTS as u64 + 1;
+pub(super) const SEGMENTS: u64 = PARTS as u64 + 1;
 
 /// The merges that make wide files narrow.
 pub(super) fn cut(good: &[Arc<DataFile>], policy: &Policy) -> Vec<Group> {
@@ -34,7 +34,7 @@ pub(super) fn cut(good: &[Arc<DataFile>], policy: &Policy) -> Vec<Group> {
     // Files that begin and end alike overlap most.
     wide.sort_by(|a, b| (a.low, a.high, &a.file.path).cmp(&(b.low, b.high, &b.file.path)));
     let is_worth_it = |group: &[Arc<DataFile>]| {
-        depth(&ranges(group, &policy.column)) >= DEPTH && bytes(group) >= SEGMENTS * policy.target_bytes
+        depth(&ranges(group, &policy.column)) >= DEPTH && is_worth_a_cut(bytes(group), policy.target_bytes)
     };
     policy.groups(wide.into_iter().map(|range| Arc::clone(range.file)).collect(), is_worth_it)
 }
