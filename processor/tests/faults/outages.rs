@@ -48,7 +48,7 @@ async fn while_the_store_is_down_it_is_left_alone_and_memory_stays_flat() {
     store.heal();
     until_committed(&lake, &[20_200; 3]).await;
     until("it reads on", async || !running.progress.is_paused()).await;
-    assert_eq!(running.progress.breakers().trouble(), None);
+    until("the breakers are closed", async || running.progress.breakers().trouble().is_none()).await;
     running.stop().await.unwrap();
     assert_eq!(places(&lake, "events").await, all_places(&[20_200; 3]));
 }
