@@ -6,9 +6,9 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use futures::StreamExt;
-use lake::evolution;
 use lake::reader::FileReader;
 use lake::schema::{PARTITION_COLUMN, TableSchema};
+use lake::{DataFile, Table, evolution};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
@@ -45,6 +45,11 @@ pub(crate) struct Input {
 }
 
 impl Input {
+    /// Reads the footer of a file of the table.
+    pub(crate) async fn of(table: &Table, file: &DataFile) -> Result<Input, MergeError> {
+        Input::open(Arc::clone(table.store()), table.file_path(&file.path), &file.path, file.size).await
+    }
+
     /// Reads the footer.
     pub(crate) async fn open(
         store: Arc<dyn ObjectStore>,

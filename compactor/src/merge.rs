@@ -323,8 +323,7 @@ async fn open(table: &Table, job: &MergeJob, settings: &Settings, order: &[Strin
 
 /// Opens a file, if it is what the table says of it.
 async fn open_input(table: &Table, file: &DataFile) -> Result<Input, MergeError> {
-    let location = table.file_path(&file.path);
-    let input = Input::open(Arc::clone(table.store()), location, &file.path, file.size).await?;
+    let input = Input::of(table, file).await?;
     input.expect_known(table.schema())?;
     input.expect_rows(file.rows())?;
     Ok(input)

@@ -51,7 +51,7 @@ struct Found {
 impl Found {
     async fn add(&mut self, table: &Table, file: &DataFile, hasher: &RowHasher) -> Result<(), MergeError> {
         let schema = table.schema();
-        let input = Input::open(Arc::clone(table.store()), table.file_path(&file.path), &file.path, file.size).await?;
+        let input = Input::of(table, file).await?;
         let mut batches = input.rows_of(Arc::clone(&schema.arrow))?;
         let mut stats = StatsCollector::new(schema);
         let (mut hashes, mut out_of_range) = (Vec::new(), None);

@@ -92,17 +92,19 @@ async fn commit_of(table: &Table, version: u64) -> Vec<Action> {
 /// Longer than whatever is to happen meanwhile.
 const LATE: Fault = Fault::Delay(Duration::from_secs(2));
 
+/// A table in a lake whose store fails when it is told to.
 struct Fixture {
     directory: tempfile::TempDir,
     lake: Lake,
+    faults: FaultyStore,
     table: Table,
 }
 
 async fn fixture() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
-    let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+    let (lake, faults) = faulty_lake(directory.path()).unwrap();
     let table = table(&lake, &events()).await;
-    Fixture { directory, lake, table }
+    Fixture { directory, lake, faults, table }
 }
 
 /// Every Parquet file under a directory, live or not.
@@ -256,7 +258,7 @@ async fn check_every_version(table: &Table, devices: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beside_appenders_and_compactors_every_deletion_deletes_all_and_nothing_else() {
     const FRAGMENTS: i64 = 12;
-    let Fixture { lake, table, directory: _directory } = fixture().await;
+    let Fixture { lake, table, directory: _directory, .. } = fixture().await;
     let stop = CancellationToken::new();
     let compactors: Vec<_> = (0..2).map(|_| tokio::spawn(compactor::run(eager(), deps(&lake), stop.clone()))).collect();
     let appenders: Vec<_> = (0..3)
@@ -298,9 +300,7 @@ async fn beside_appenders_and_compactors_every_deletion_deletes_all_and_nothing_
 
 #[tokio::test]
 async fn files_that_a_compactor_merged_meanwhile_are_looked_at_again() {
-    let directory = tempfile::tempdir().unwrap();
-    let (lake, faults) = faulty_lake(directory.path()).unwrap();
-    let table = table(&lake, &events()).await;
+    let Fixture { directory: _directory, lake, faults, table } = fixture().await;
     append_six(&table).await;
     // The first rewritten file is late; until it is stored, all of them are merged.
     faults.inject(Op::Put, "/seg-", LATE, 1);
@@ -317,9 +317,7 @@ async fn files_that_a_compactor_merged_meanwhile_are_looked_at_again() {
 
 #[tokio::test]
 async fn a_merge_of_files_that_a_deletion_replaced_does_not_bring_the_rows_back() {
-    let directory = tempfile::tempdir().unwrap();
-    let (lake, faults) = faulty_lake(directory.path()).unwrap();
-    let table = table(&lake, &events()).await;
+    let Fixture { directory: _directory, lake, faults, table } = fixture().await;
     append_six(&table).await;
     faults.inject(Op::Put, "/seg-", LATE, 1);
     let mut worker = worker(&lake, eager());
@@ -370,9 +368,7 @@ async fn replace_for_ever(table: Table) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_outrun_by_compactors_again_and_again_says_so_and_has_deleted_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    let (lake, faults) = faulty_lake(directory.path()).unwrap();
-    let table = table(&lake, &events()).await;
+    let Fixture { directory: _directory, faults, table, .. } = fixture().await;
     append_fragments(&table, 0, 0..1, Duration::ZERO).await;
     faults.inject(Op::Put, "/seg-", Fault::Delay(Duration::from_millis(400)), usize::MAX);
     let rival = tokio::spawn(replace_for_ever(table.clone()));
@@ -385,9 +381,7 @@ async fn who_is_outrun_by_compactors_again_and_again_says_so_and_has_deleted_not
 
 #[tokio::test]
 async fn a_deletion_whose_files_a_sweep_may_delete_before_the_commit_gives_up() {
-    let directory = tempfile::tempdir().unwrap();
-    let (lake, faults) = faulty_lake(directory.path()).unwrap();
-    let table = table(&lake, &events()).await;
+    let Fixture { directory: _directory, faults, table, .. } = fixture().await;
     append_six(&table).await;
     let mut late = deletion_within(&table, "device_id = 'd2'", Duration::from_secs(2)).await;
     // While one file is late, the others get old.
@@ -398,9 +392,7 @@ async fn a_deletion_whose_files_a_sweep_may_delete_before_the_commit_gives_up() 
 
 #[tokio::test]
 async fn a_store_that_fails_now_and_then_is_no_end_as_long_as_it_gets_further() {
-    let directory = tempfile::tempdir().unwrap();
-    let (lake, faults) = faulty_lake(directory.path()).unwrap();
-    let table = table(&lake, &events()).await;
+    let Fixture { directory: _directory, faults, table, .. } = fixture().await;
     append_fragments(&table, 0, 0..12, Duration::ZERO).await;
     let mut deletion = deletion(&table, "device_id = 'd2'").await;
     for _ in 0..8 {
@@ -425,9 +417,7 @@ fn inject_after_commit(faults: &FaultyStore, fault: Fault) {
 
 /// A deletion that is killed while the store is asked for `op`, and one that comes after it.
 async fn killed_at(op: Op, path_part: &str, after_success: bool) {
-    let directory = tempfile::tempdir().unwrap();
-    let (lake, faults) = faulty_lake(directory.path()).unwrap();
-    let table = table(&lake, &events()).await;
+    let Fixture { directory: _directory, faults, table, .. } = fixture().await;
     append_six(&table).await;
     let mut first = deletion(&table, "device_id = 'd4'").await;
     if after_success {
@@ -473,9 +463,7 @@ async fn a_store_that_fails_anywhere_costs_an_attempt_and_nothing_else() {
         [(Op::Get, "date="), (Op::Get, "/seg-"), (Op::Put, "/seg-"), (Op::Put, "_delta_log"), (Op::Get, "_delta_log")]
     {
         for fault in [Fault::Fail, Fault::FailAfterSuccess] {
-            let directory = tempfile::tempdir().unwrap();
-            let (lake, faults) = faulty_lake(directory.path()).unwrap();
-            let table = table(&lake, &events()).await;
+            let Fixture { directory: _directory, faults, table, .. } = fixture().await;
             append_six(&table).await;
             let mut deletion = deletion(&table, "device_id = 'd4'").await;
             faults.inject(op, path_part, fault, 2);
@@ -492,9 +480,7 @@ async fn a_store_that_fails_anywhere_costs_an_attempt_and_nothing_else() {
 async fn a_commit_whose_answer_was_lost_is_recognised_whatever_became_of_its_files() {
     // With successors, which a compactor merges before it is known what became of the commit, and without any.
     for (clause, rows, files_out) in [("device_id = 'd4'", 24, 6), ("date = '2024-10-04'", 120, 0)] {
-        let directory = tempfile::tempdir().unwrap();
-        let (lake, faults) = faulty_lake(directory.path()).unwrap();
-        let table = table(&lake, &events()).await;
+        let Fixture { directory, faults, table, .. } = fixture().await;
         append_six(&table).await;
         let mut deletion = deletion(&table, clause).await;
         faults.inject(Op::Put, "_delta_log", Fault::FailAfterSuccess, 1);
@@ -518,9 +504,7 @@ async fn a_commit_whose_answer_was_lost_is_recognised_whatever_became_of_its_fil
 
 #[tokio::test]
 async fn a_store_that_stays_away_at_the_commit_leaves_it_open_and_says_so() {
-    let directory = tempfile::tempdir().unwrap();
-    let (lake, faults) = faulty_lake(directory.path()).unwrap();
-    let table = table(&lake, &events()).await;
+    let Fixture { directory: _directory, faults, table, .. } = fixture().await;
     append_six(&table).await;
     let mut first = deletion(&table, "device_id = 'd4'").await;
     faults.inject(Op::Put, "_delta_log", Fault::FailAfterSuccess, 1);
@@ -539,9 +523,7 @@ async fn a_store_that_stays_away_at_the_commit_leaves_it_open_and_says_so() {
 
 #[tokio::test]
 async fn after_the_retention_no_data_file_holds_such_a_row() {
-    let directory = tempfile::tempdir().unwrap();
-    let (lake, faults) = faulty_lake(directory.path()).unwrap();
-    let table = table(&lake, &events()).await;
+    let Fixture { directory, lake, faults, table } = fixture().await;
     append_six(&table).await;
     // One that loses against a compactor leaves its files behind, and so does one that is killed.
     faults.inject(Op::Put, "/seg-", LATE, 1);

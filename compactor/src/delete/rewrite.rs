@@ -30,11 +30,6 @@ pub(super) struct Rewritten {
     pub(super) at: Instant,
 }
 
-/// Reads the footer of a file.
-pub(super) async fn open(table: &Table, file: &DataFile) -> Result<Input, MergeError> {
-    Input::open(Arc::clone(table.store()), table.file_path(&file.path), &file.path, file.size).await
-}
-
 /// How many rows of the file are meant. Reads only the columns that tell.
 pub(super) async fn count(
     table: &Table,
@@ -156,7 +151,7 @@ async fn verify(
     successor: &DataFile,
     kept: &Sum,
 ) -> Result<(), DeleteError> {
-    let input = open(table, successor).await?;
+    let input = Input::of(table, successor).await?;
     let mut found = Sum { rows: 0, checksum: 0, ..kept.clone() };
     let (mut stats, mut meant) = (StatsCollector::new(table.schema()), 0);
     let mut batches = input.rows_of(Arc::clone(&table.schema().arrow))?;

@@ -12,6 +12,7 @@ use super::predicate::Predicate;
 use super::prune;
 use super::report::{DeleteError, Deleted, Found, Progress, Settings};
 use super::rewrite::{self, Rewritten};
+use crate::input::Input;
 use crate::merge::Budget;
 use futures::StreamExt;
 use lake::table::{millis, now_ms};
@@ -363,7 +364,7 @@ async fn look_at(
     budget: Budget,
     memory: &Semaphore,
 ) -> Result<Fate, DeleteError> {
-    let input = rewrite::open(table, file).await?;
+    let input = Input::of(table, file).await?;
     let cost = kib(rewrite::cost(&input, file, budget));
     let all = kib(budget.bytes());
     let _taken = memory.acquire_many(cost.min(all)).await.expect("it is never closed");
