@@ -11,8 +11,8 @@
 //!    address and for the gateway as a whole.
 //! 5. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
 //!    others; records share the bytes of the body.
-//! 6. The log appends. Only what it reports as durable is counted as accepted (invariant I1), and [`answer`] says per
-//!    event what became of it.
+//! 6. [`store`] hands them to the log. Only what it reports as durable is counted as accepted (invariant I1), and
+//!    [`answer`] says per event what became of it.
 //!
 //! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP.
 //!
@@ -23,6 +23,7 @@ mod clock;
 mod serve;
 mod routes;
 mod accept;
+mod caller;
 mod pressure;
 mod body;
 mod decode;
@@ -30,6 +31,7 @@ mod limits;
 mod key_table;
 mod batch;
 mod trace_context;
+mod store;
 mod answer;
 mod refusal;
 pub mod metrics;
