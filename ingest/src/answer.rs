@@ -4,16 +4,19 @@
 //! first [`DETAILED`] carry `id` and `detail`, to bound the size of the answer to a body of nothing but mistakes.
 
 use crate::decode::shorten;
+use crate::openapi::reason;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lake::event::{Invalid, Reason};
 use serde::{Serialize, Serializer};
+use strum::{EnumCount, VariantArray};
+use utoipa::ToSchema;
 
 /// Rejections that carry `id` and `detail`.
 pub(crate) const DETAILED: usize = 1_000;
 
 /// The body of a 202, and part of the refusal when nothing was accepted.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Report {
     /// Events that are durable in the log.
     pub(crate) accepted: usize,
@@ -22,20 +25,21 @@ pub(crate) struct Report {
     pub(crate) rejected: Vec<Rejection>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Rejection {
     /// Position in the array, or among the lines that are not blank.
     pub(crate) index: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<String>,
     #[serde(serialize_with = "name")]
+    #[schema(schema_with = reason)]
     pub(crate) reason: Why,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detail: Option<String>,
 }
 
 /// Why one event was rejected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount)]
 pub(crate) enum Why {
     /// It will never be accepted as it is.
     Invalid(Reason),
@@ -46,6 +50,13 @@ pub(crate) enum Why {
 }
 
 impl Why {
+    /// All that an answer may name. A record without a value is never posted.
+    pub(crate) fn all() -> Vec<Why> {
+        let invalid =
+            Reason::VARIANTS.iter().filter(|reason| **reason != Reason::Empty).map(|reason| Why::Invalid(*reason));
+        invalid.chain([Why::RateLimited, Why::LogUnavailable]).collect()
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Why::Invalid(reason) => reason.as_str(),

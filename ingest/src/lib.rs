@@ -15,7 +15,8 @@
 //! 7. [`store`] hands them to the log. Only what it reports as durable is counted as accepted (invariant I1), and
 //!    [`answer`] says per event what became of it.
 //!
-//! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP.
+//! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP. [`openapi`](mod@openapi)
+//! describes it all, from the same types.
 //!
 //! Authentication, compression, CloudEvents and idempotency keys belong between steps 3 and 5; they are not here yet.
 
@@ -37,10 +38,13 @@ mod batch;
 mod store;
 mod answer;
 mod refusal;
+mod openapi;
+mod docs_page;
 pub mod metrics;
 
 pub use clock::Clock;
 pub use config::{Config, ConfigError, Http, Limit, Limits};
+pub use openapi::openapi;
 pub use routes::{Deps, router};
 pub use serve::serve;
 

@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::correlation;
 use crate::decode::ACCEPTED;
+use crate::docs_page;
 use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
@@ -16,12 +17,13 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use eventlog::Log;
 use lake::dataset::Dataset;
-use serde_json::json;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::error;
+use utoipa::ToSchema;
 
 /// What the gateway works with.
 pub struct Deps {
@@ -47,6 +49,10 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/v1/events/{dataset}", post(accept::events))
+        .route("/openapi.json", get(docs_page::description))
+        .route("/docs", get(docs_page::enter))
+        .route("/docs/", get(docs_page::front))
+        .route("/docs/{file}", get(docs_page::part))
         .fallback(async || Refusal::NoSuchPath)
         .method_not_allowed_fallback(async || Refusal::WrongMethod)
         .layer(CatchPanicLayer::custom(panicked))
@@ -132,14 +138,27 @@ impl KnownDataset {
 }
 
 /// For who opens the address in a browser.
-async fn index(State(gateway): State<Arc<Gateway>>) -> Response {
-    Json(json!({
-        "service": "lakehose",
-        "post_events": "/v1/events/{dataset}",
-        "content_types": ACCEPTED.split(", ").collect::<Vec<_>>(),
-        "datasets": gateway.known_datasets(),
-    }))
-    .into_response()
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Index {
+    service: &'static str,
+    post_events: &'static str,
+    content_types: Vec<&'static str>,
+    datasets: Vec<String>,
+    /// The description of all this, OpenAPI 3.1.
+    openapi: &'static str,
+    /// The same as a page.
+    docs: &'static str,
+}
+
+async fn index(State(gateway): State<Arc<Gateway>>) -> Json<Index> {
+    Json(Index {
+        service: "lakehose",
+        post_events: "/v1/events/{dataset}",
+        content_types: ACCEPTED.split(", ").collect(),
+        datasets: gateway.known_datasets().into_iter().map(str::to_owned).collect(),
+        openapi: "/openapi.json",
+        docs: "/docs",
+    })
 }
 
 fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {
