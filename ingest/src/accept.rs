@@ -3,6 +3,7 @@
 //! A 202 is made in one place, after the log has reported (invariant I1; see `store`).
 
 use crate::answer::{Report, Why};
+use crate::atomic::Options;
 use crate::batch::{self, Batch};
 use crate::body::{Stopped, Upload};
 use crate::caller::Caller;
@@ -47,6 +48,7 @@ pub(crate) async fn events(
 struct Posting<'a> {
     dataset: &'a KnownDataset,
     caller: Caller,
+    options: Options,
     form: Form,
     head: &'a Parts,
 }
@@ -54,6 +56,7 @@ struct Posting<'a> {
 impl Gateway {
     async fn accept(&self, dataset: &KnownDataset, head: &Parts, upload: &mut Upload) -> Result<Report, Refusal> {
         let caller = Caller::of(head);
+        let options = Options::of(head)?;
         let form = Form::of(&head.headers)?;
         if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
             return Err(self.refuse_body(Stopped::TooLarge));
@@ -65,12 +68,12 @@ impl Gateway {
         let body = body.map_err(|stopped| self.refuse_body(stopped))?;
         self.metrics.body_read(body.len());
 
-        self.take(&Posting { dataset, caller, form, head }, &body, held).await
+        self.take(&Posting { dataset, caller, options, form, head }, &body, held).await
     }
 
     /// A body that is here: cut, counted against the limits, measured event by event, stored.
     async fn take(&self, posting: &Posting<'_>, body: &Bytes, mut held: Reservation) -> Result<Report, Refusal> {
-        let Posting { dataset, caller, form, head } = posting;
+        let Posting { dataset, caller, options, form, head } = posting;
         let events = decode::frame(*form, body, self.max_events).map_err(|malformed| self.refuse_form(malformed))?;
         held.grow(events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(spent.into()))?;
         self.check_rate(dataset, caller, events.len())?;
@@ -82,7 +85,11 @@ impl Gateway {
             max_ahead: dataset.max_ahead,
             traceparent: traceparent(&head.headers),
         };
-        let Batch { records, indexes, mut report, held_back } = batch::sort_out(body, &events, &rules);
+        let batch = batch::sort_out(body, &events, &rules);
+        if options.atomic {
+            return self.store_whole(dataset, &events, batch).await;
+        }
+        let Batch { records, indexes, mut report, held_back } = batch;
 
         let outcomes = self.append(dataset, records).await;
         let retry_after = self.settle(&mut report, &events, &indexes, outcomes);

@@ -11,6 +11,7 @@
 //!    address and for the gateway as a whole.
 //! 5. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
 //!    others; records share the bytes of the body.
+//!    With `?atomic=true` it does ([`atomic`]).
 //! 6. [`store`] hands them to the log. Only what it reports as durable is counted as accepted (invariant I1), and
 //!    [`answer`] says per event what became of it.
 //!
@@ -32,6 +33,7 @@ mod key_table;
 mod batch;
 mod trace_context;
 mod store;
+mod atomic;
 mod answer;
 mod refusal;
 pub mod metrics;
