@@ -45,6 +45,8 @@ pub struct Http {
     /// At shutdown, requests under way may take this long to finish.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// A log line for each request: who posted, where to, how many events, and what became of them.
+    pub audit: bool,
 }
 
 impl Default for Http {
@@ -59,6 +61,7 @@ impl Default for Http {
             body_timeout: Duration::from_secs(30),
             append_timeout: Duration::from_secs(35),
             drain_timeout: Duration::from_secs(40),
+            audit: false,
         }
     }
 }

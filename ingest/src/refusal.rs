@@ -5,9 +5,12 @@
 //! was accepted, the members of a 202 (`accepted`, `duplicates`, `rejected`) stand beside them.
 
 use crate::answer::{Report, Why};
+use crate::audit;
+use crate::correlation;
 use crate::decode::{ACCEPTED, Malformed, Unsupported};
 use crate::limits::{Exceeded, Over, Scope};
 use crate::metrics;
+use axum::Extension;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -261,16 +264,21 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Row { status, name, title, detail } = self.row();
         metrics::refused(status, name);
+        if let Some(report) = self.report() {
+            audit::note(|line| line.report(report));
+        }
         let problem = Problem {
             kind: format!("urn:lakehose:problem:{name}"),
             title,
             status: status.as_u16(),
             detail,
+            request_id: correlation::current_id(),
             report: self.report(),
         };
         // Strings and numbers always serialize; without a body the status still tells the truth.
         let body = serde_json::to_vec(&problem).unwrap_or_default();
-        (status, [(CONTENT_TYPE, "application/problem+json")], self.headers(), body).into_response()
+        let content_type = [(CONTENT_TYPE, "application/problem+json")];
+        (status, content_type, self.headers(), Extension(audit::Problem(name)), body).into_response()
     }
 }
 
@@ -281,6 +289,8 @@ struct Problem<'a> {
     title: &'static str,
     status: u16,
     detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     report: Option<&'a Report>,
 }

@@ -3,12 +3,14 @@
 use crate::accept;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::correlation;
 use crate::decode::ACCEPTED;
 use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
 use crate::refusal::Refusal;
 use axum::extract::State;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -48,6 +50,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
         .fallback(async || Refusal::NoSuchPath)
         .method_not_allowed_fallback(async || Refusal::WrongMethod)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&gateway), correlation::around))
         .with_state(gateway)
 }
 
@@ -62,6 +65,7 @@ pub(crate) struct Gateway {
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
     pub(crate) outage: Outage,
+    pub(crate) audit: bool,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -95,6 +99,7 @@ impl Gateway {
             limits: Limits::new(limits, &deps.clock),
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
+            audit: http.audit,
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
         })

@@ -212,12 +212,14 @@ impl Answer {
     /// No answer of the gateway is of another form than these.
     fn check_form(&self) {
         let content_type = self.headers["content-type"].to_str().unwrap();
+        let request_id = self.header("x-request-id");
         if self.status.is_success() {
             assert_eq!(content_type, "application/json");
             return;
         }
         assert_eq!(content_type, "application/problem+json", "{self:?}");
         assert_eq!(self.body["status"], self.status.as_u16());
+        assert_eq!(self.body["request_id"], request_id);
         for member in ["type", "title", "detail"] {
             assert!(self.body[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {self:?}");
         }
