@@ -4,7 +4,7 @@
 //!
 //! 1. [`serve`](mod@serve) takes the connection; [`routes`] is the whole URL space on one screen.
 //! 2. [`accept`] is the order of things for `POST /v1/events/{dataset}`. What costs nothing is asked first: the dataset,
-//!    the content type, the length, whether the log is up.
+//!    the content type, the length, whether the log takes events ([`breaker`]).
 //! 3. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
 //!    ([`pressure`]).
 //! 4. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
@@ -25,6 +25,7 @@ mod routes;
 mod accept;
 mod caller;
 mod pressure;
+mod breaker;
 mod body;
 mod decode;
 mod limits;
@@ -32,11 +33,14 @@ mod key_table;
 mod batch;
 mod trace_context;
 mod store;
+mod detached;
 mod answer;
+mod condition;
 mod refusal;
 pub mod metrics;
 
 pub use clock::Clock;
+pub use condition::Condition;
 pub use config::{Config, ConfigError, Http, Limit, Limits};
 pub use routes::{Deps, router};
 pub use serve::serve;
