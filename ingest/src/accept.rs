@@ -67,7 +67,7 @@ impl Gateway {
         if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
             return Err(self.refuse_body(Stopped::TooLarge));
         }
-        self.check_log()?;
+        self.check_log(dataset)?;
 
         let mut held = self.budget.reserve();
         let body = upload.read(self.max_body, self.body_timeout, &mut held).await;
@@ -99,8 +99,9 @@ impl Gateway {
         }
         let Batch { records, indexes, mut report, held_back } = batch;
 
-        let outcomes = self.append(dataset, records).await;
-        let retry_after = self.settle(&mut report, &events, &indexes, outcomes);
+        let held = Arc::new(held);
+        let outcomes = self.append(dataset, records, &held).await;
+        let retry_after = self.settle(dataset, &mut report, &events, &indexes, outcomes);
         dataset.metrics.decided(&report);
         if report.accepted == 0 {
             return Err(Refusal::nothing_accepted(report, held_back, retry_after));

@@ -5,7 +5,7 @@
 //! 1. [`serve`](mod@serve) takes the connection; [`routes`] is the whole URL space on one screen.
 //! 2. [`correlation`] gives it the names under which it is found again, and [`audit`] its line in the log.
 //! 3. [`accept`] is the order of things for `POST /v1/events/{dataset}`. What costs nothing is asked first: the dataset,
-//!    the content type, the length, whether the log is up.
+//!    the content type, the length, whether the log takes events ([`breaker`]).
 //! 4. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
 //!    ([`pressure`]).
 //! 5. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
@@ -30,6 +30,7 @@ mod audit;
 mod accept;
 mod caller;
 mod pressure;
+mod breaker;
 mod body;
 mod decode;
 mod limits;
@@ -37,11 +38,14 @@ mod key_table;
 mod batch;
 mod store;
 mod atomic;
+mod detached;
 mod answer;
+mod condition;
 mod refusal;
 pub mod metrics;
 
 pub use clock::Clock;
+pub use condition::Condition;
 pub use config::{Config, ConfigError, Http, Limit, Limits};
 pub use routes::{Deps, router};
 pub use serve::serve;

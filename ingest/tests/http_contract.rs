@@ -5,6 +5,8 @@ mod support;
 mod atomic;
 #[path = "http_contract/correlation.rs"]
 mod correlation;
+#[path = "http_contract/pressure.rs"]
+mod pressure;
 
 use axum::body::Body;
 use axum::http::{Method, Request};
