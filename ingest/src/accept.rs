@@ -3,6 +3,7 @@
 //! A 202 is made in one place, after the log has reported (invariant I1; see `store`).
 
 use crate::answer::{Report, Why};
+use crate::atomic::Options;
 use crate::audit;
 use crate::batch::{self, Batch};
 use crate::body::{Stopped, Upload};
@@ -52,6 +53,7 @@ pub(crate) async fn events(
 struct Posting<'a> {
     dataset: &'a KnownDataset,
     caller: Caller,
+    options: Options,
     form: Form,
     head: &'a Parts,
 }
@@ -59,12 +61,13 @@ struct Posting<'a> {
 impl Gateway {
     async fn accept(&self, dataset: &KnownDataset, head: &Parts, upload: &mut Upload) -> Result<Report, Refusal> {
         let caller = Caller::of(head);
+        let options = Options::of(head)?;
         audit::note(|line| line.caller(&caller));
         let form = Form::of(&head.headers)?;
         if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
             return Err(self.refuse_body(Stopped::TooLarge));
         }
-        self.check_log()?;
+        self.check_log(dataset)?;
 
         let mut held = self.budget.reserve();
         let body = upload.read(self.max_body, self.body_timeout, &mut held).await;
@@ -72,12 +75,12 @@ impl Gateway {
         self.metrics.body_read(body.len());
         audit::note(|line| line.body(body.len()));
 
-        self.take(&Posting { dataset, caller, form, head }, &body, held).await
+        self.take(&Posting { dataset, caller, options, form, head }, &body, held).await
     }
 
     /// A body that is here: cut, counted against the limits, measured event by event, stored.
     async fn take(&self, posting: &Posting<'_>, body: &Bytes, mut held: Reservation) -> Result<Report, Refusal> {
-        let Posting { dataset, caller, form, head } = posting;
+        let Posting { dataset, caller, options, form, head } = posting;
         let events = decode::frame(*form, body, self.max_events).map_err(|malformed| self.refuse_form(malformed))?;
         audit::note(|line| line.events(events.len()));
         held.grow(events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(spent.into()))?;
@@ -90,10 +93,15 @@ impl Gateway {
             max_ahead: dataset.max_ahead,
             trace: head.extensions.get().map(TraceContext::headers).unwrap_or_default(),
         };
-        let Batch { records, indexes, mut report, held_back } = batch::sort_out(body, &events, &rules);
+        let batch = batch::sort_out(body, &events, &rules);
+        if options.atomic {
+            return self.store_whole(dataset, &events, batch).await;
+        }
+        let Batch { records, indexes, mut report, held_back } = batch;
 
-        let outcomes = self.append(dataset, records).await;
-        let retry_after = self.settle(&mut report, &events, &indexes, outcomes);
+        let held = Arc::new(held);
+        let outcomes = self.append(dataset, records, &held).await;
+        let retry_after = self.settle(dataset, &mut report, &events, &indexes, outcomes);
         dataset.metrics.decided(&report);
         if report.accepted == 0 {
             return Err(Refusal::nothing_accepted(report, held_back, retry_after));

@@ -125,6 +125,17 @@ impl<'a> Seen<'a> {
     }
 }
 
+/// The most events that one device has in a request, those left aside that repeat others.
+pub(crate) fn most_of_one_device(events: &[&str]) -> u32 {
+    let (mut seen, mut counts) = (Seen::default(), HashMap::new());
+    for event in events.iter().filter_map(|text| Event::parse(text.as_bytes()).ok()) {
+        if !seen.before(&event) {
+            *counts.entry(event.device_id).or_default() += 1;
+        }
+    }
+    counts.into_values().max().unwrap_or(0)
+}
+
 /// The devices of a request that are over their limit, with the first refusal and how many followed it.
 #[derive(Default)]
 struct HeldBack<'a>(HashMap<Cow<'a, str>, (Exceeded, u32)>);

@@ -5,13 +5,14 @@
 //! 1. [`serve`](mod@serve) takes the connection; [`routes`] is the whole URL space on one screen.
 //! 2. [`correlation`] gives it the names under which it is found again, and [`audit`] its line in the log.
 //! 3. [`accept`] is the order of things for `POST /v1/events/{dataset}`. What costs nothing is asked first: the dataset,
-//!    the content type, the length, whether the log is up.
+//!    the content type, the length, whether the log takes events ([`breaker`]).
 //! 4. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
 //!    ([`pressure`]).
 //! 5. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
 //!    address and for the gateway as a whole.
 //! 6. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
 //!    others; records share the bytes of the body.
+//!    With `?atomic=true` it does ([`atomic`]).
 //! 7. [`store`] hands them to the log. Only what it reports as durable is counted as accepted (invariant I1), and
 //!    [`answer`] says per event what became of it.
 //!
@@ -30,19 +31,24 @@ mod audit;
 mod accept;
 mod caller;
 mod pressure;
+mod breaker;
 mod body;
 mod decode;
 mod limits;
 mod key_table;
 mod batch;
 mod store;
+mod atomic;
+mod detached;
 mod answer;
+mod condition;
 mod refusal;
 mod openapi;
 mod docs_page;
 pub mod metrics;
 
 pub use clock::Clock;
+pub use condition::Condition;
 pub use config::{Config, ConfigError, Http, Limit, Limits};
 pub use openapi::openapi;
 pub use routes::{Deps, router};

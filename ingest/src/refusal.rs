@@ -31,10 +31,17 @@ pub(crate) enum Refusal {
         known: String,
     },
     WrongMethod,
+    /// A parameter of the query has a value that means nothing.
+    BadQuery,
     Unsupported(Unsupported),
     Malformed(Malformed),
     /// None of the events is valid.
     Invalid(Box<Report>),
+    /// Some events keep a batch out that was to be stored whole; if only a limit stands in the way, that passes.
+    NotWhole {
+        report: Box<Report>,
+        exceeded: Option<Exceeded>,
+    },
     BodyTooLarge {
         max: u64,
     },
@@ -93,6 +100,12 @@ impl Refusal {
                 "This method is not allowed here",
                 "the header Allow names the methods that are".into(),
             ),
+            BadQuery => row(
+                StatusCode::BAD_REQUEST,
+                "bad-query",
+                "The query is not understood",
+                "`atomic` may be true or false, once".into(),
+            ),
             Unsupported(unsupported) => row(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
@@ -110,6 +123,23 @@ impl Refusal {
                 "nothing-accepted",
                 "No event was accepted",
                 "`rejected` says why, event by event".into(),
+            ),
+            NotWhole { exceeded: None, .. } => row(
+                StatusCode::BAD_REQUEST,
+                "atomic-batch-refused",
+                "No event was stored, because some could not be",
+                "`rejected` names the events that keep the batch out and why; send it again without them, or corrected"
+                    .into(),
+            ),
+            NotWhole { exceeded: Some(exceeded), .. } => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "atomic-batch-refused",
+                "No event was stored, because some come too soon",
+                format!(
+                    "the limit {} is used up; send the whole batch again in {} s",
+                    exceeded.scope.as_str(),
+                    whole_seconds(exceeded.wait)
+                ),
             ),
             BodyTooLarge { max } => row(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -186,7 +216,7 @@ impl Refusal {
 
     fn report(&self) -> Option<&Report> {
         match self {
-            Refusal::Invalid(report) => Some(report),
+            Refusal::Invalid(report) | Refusal::NotWhole { report, .. } => Some(report),
             Refusal::RateLimited { report, .. } | Refusal::LogUnavailable { report, .. } => report.as_deref(),
             _ => None,
         }
@@ -195,7 +225,7 @@ impl Refusal {
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         match self {
-            Refusal::RateLimited { exceeded, .. } => {
+            Refusal::RateLimited { exceeded, .. } | Refusal::NotWhole { exceeded: Some(exceeded), .. } => {
                 headers.insert(RETRY_AFTER, whole_seconds(exceeded.wait).into());
                 rate_limit_headers(exceeded, &mut headers);
             }

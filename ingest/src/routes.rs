@@ -1,7 +1,9 @@
 //! The whole URL space, and what every request finds there.
 
 use crate::accept;
+use crate::breaker::Breaker;
 use crate::clock::Clock;
+use crate::condition::Condition;
 use crate::config::Config;
 use crate::correlation;
 use crate::decode::ACCEPTED;
@@ -16,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use eventlog::Log;
-use lake::dataset::Dataset;
+use lake::dataset::{Dataset, Priority};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,12 +33,14 @@ pub struct Deps {
     /// The topics must exist: the gateway does not create them.
     pub datasets: Vec<Dataset>,
     pub clock: Clock,
+    /// Through it the caller sees how the gateway does.
+    pub condition: Condition,
 }
 
 impl Deps {
     /// With the machine's clock.
     pub fn new(log: Arc<dyn Log>, datasets: Vec<Dataset>) -> Deps {
-        Deps { log, datasets, clock: Clock::system() }
+        Deps { log, datasets, clock: Clock::system(), condition: Condition::default() }
     }
 }
 
@@ -81,6 +85,9 @@ pub(crate) struct KnownDataset {
     pub(crate) name: String,
     pub(crate) max_age: i64,
     pub(crate) max_ahead: i64,
+    pub(crate) priority: Priority,
+    pub(crate) breaker: Arc<Breaker>,
+    pub(crate) outage: Outage,
     pub(crate) metrics: DatasetMetrics,
 }
 
@@ -95,20 +102,23 @@ impl Gateway {
         // A body takes at most one half (`Config::check`) and its events the other, so on an idle gateway every
         // request within its bounds fits.
         let room_for_events = (max_in_flight / 2 / EVENT_BYTES).max(1);
-        Arc::new(Gateway {
+        let known = |dataset: &Dataset| (dataset.name.clone(), KnownDataset::new(dataset, http.breaker_after));
+        let gateway = Arc::new(Gateway {
             max_body: size(http.max_body),
             max_events: (http.max_events as usize).min(room_for_events),
             body_timeout: http.body_timeout,
             append_timeout: http.append_timeout,
             log: deps.log,
-            datasets: deps.datasets.iter().map(|dataset| (dataset.name.clone(), KnownDataset::new(dataset))).collect(),
+            datasets: deps.datasets.iter().map(known).collect(),
             limits: Limits::new(limits, &deps.clock),
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
             audit: http.audit,
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
-        })
+        });
+        deps.condition.watch(&gateway);
+        gateway
     }
 
     /// The names of the datasets, as answers list them.
@@ -122,16 +132,24 @@ impl Gateway {
     pub(crate) fn measure(&self) {
         metrics::in_flight(self.budget.used());
         self.limits.measure();
+        let now = self.clock.elapsed();
+        for dataset in self.datasets.values() {
+            let breaker = &dataset.breaker;
+            dataset.metrics.breaker(breaker.is_open(now), breaker.facts().waited(now));
+        }
     }
 }
 
 impl KnownDataset {
-    fn new(dataset: &Dataset) -> KnownDataset {
+    fn new(dataset: &Dataset, breaker_after: Duration) -> KnownDataset {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         KnownDataset {
             name: dataset.name.clone(),
             max_age: micros(dataset.spec.max_age),
             max_ahead: micros(dataset.spec.max_ahead),
+            priority: dataset.spec.priority,
+            breaker: Breaker::new(breaker_after),
+            outage: Outage::new(),
             metrics: DatasetMetrics::new(&dataset.name),
         }
     }

@@ -1,8 +1,12 @@
 //! What devices can rely on: every answer of the gateway, over its routes and a log in memory.
 
 mod support;
+#[path = "http_contract/atomic.rs"]
+mod atomic;
 #[path = "http_contract/correlation.rs"]
 mod correlation;
+#[path = "http_contract/pressure.rs"]
+mod pressure;
 
 use axum::body::Body;
 use axum::http::{Method, Request};
