@@ -4,6 +4,7 @@ use crate::accept;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::decode::ACCEPTED;
+use crate::idempotency::Idempotency;
 use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
@@ -62,6 +63,7 @@ pub(crate) struct Gateway {
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
     pub(crate) outage: Outage,
+    pub(crate) idempotency: Idempotency,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -95,6 +97,7 @@ impl Gateway {
             limits: Limits::new(limits, &deps.clock),
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
+            idempotency: Idempotency::new(http),
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
         })
@@ -111,6 +114,7 @@ impl Gateway {
     pub(crate) fn measure(&self) {
         metrics::in_flight(self.budget.used());
         self.limits.measure();
+        self.idempotency.measure(&self.clock);
     }
 }
 

@@ -1,6 +1,8 @@
 //! What devices can rely on: every answer of the gateway, over its routes and a log in memory.
 
 mod support;
+#[path = "http_contract/idempotency.rs"]
+mod idempotency;
 
 use axum::body::Body;
 use axum::http::{Method, Request};
