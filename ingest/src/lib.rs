@@ -8,6 +8,7 @@
 //!    the content type, the length, whether the log takes events ([`breaker`]).
 //! 4. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
 //!    ([`pressure`]).
+//!    A request that names itself with an `Idempotency-Key` is run once ([`idempotency`]).
 //! 5. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
 //!    address and for the gateway as a whole.
 //! 6. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
@@ -18,7 +19,7 @@
 //!
 //! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP.
 //!
-//! Authentication, compression, CloudEvents and idempotency keys belong between steps 3 and 5; they are not here yet.
+//! Authentication, compression and CloudEvents belong between steps 3 and 5; they are not here yet.
 
 mod config;
 mod clock;
@@ -32,6 +33,7 @@ mod caller;
 mod pressure;
 mod breaker;
 mod body;
+mod idempotency;
 mod decode;
 mod limits;
 mod key_table;

@@ -24,6 +24,11 @@ const HELD_BACK: &str = "lakehose_ingest_breaker_refused_total";
 const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
 const CONNECTIONS: &str = "lakehose_ingest_connections";
 const LIMITER_BUSY: &str = "lakehose_ingest_limiter_busy_ratio";
+const KEYED: &str = "lakehose_ingest_idempotency_requests_total";
+const KEYS: &str = "lakehose_ingest_idempotency_keys";
+const KEY_BYTES: &str = "lakehose_ingest_idempotency_bytes";
+const KEYS_EVICTED: &str = "lakehose_ingest_idempotency_evicted_total";
+const KEYS_EVICTED_AGE: &str = "lakehose_ingest_idempotency_evicted_age_seconds";
 
 /// Tells the recorder what each series means.
 pub fn describe() {
@@ -44,6 +49,18 @@ pub fn describe() {
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
     describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
     describe_gauge!(LIMITER_BUSY, "Share of a limiter's cells in use: above 0.3, raise max_keys");
+    describe_counter!(
+        KEYED,
+        "Requests with an Idempotency-Key: first of their key, replayed, resumed, with other_body, or in_use for too long"
+    );
+    describe_gauge!(KEYS, "Idempotency keys that are remembered");
+    describe_gauge!(KEY_BYTES, Unit::Bytes, "Bytes that they take, of idempotency_memory");
+    describe_counter!(KEYS_EVICTED, "Idempotency keys forgotten before their time: idempotency_memory is spent");
+    describe_gauge!(
+        KEYS_EVICTED_AGE,
+        Unit::Seconds,
+        "Age of the key that was forgotten last before its time: how long keys are remembered now"
+    );
 }
 
 /// Series of the gateway as a whole.
@@ -145,4 +162,18 @@ pub(crate) fn connections(open: usize) {
 
 pub(crate) fn limiter_busy(limit: &'static str, ratio: f64) {
     gauge!(LIMITER_BUSY, "limit" => limit).set(ratio);
+}
+
+pub(crate) fn idempotency(outcome: &'static str) {
+    counter!(KEYED, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn idempotency_memory(keys: usize, bytes: usize) {
+    gauge!(KEYS).set(keys as f64);
+    gauge!(KEY_BYTES).set(bytes as f64);
+}
+
+pub(crate) fn idempotency_evicted(age: Duration) {
+    counter!(KEYS_EVICTED).increment(1);
+    gauge!(KEYS_EVICTED_AGE).set(age.as_secs_f64());
 }

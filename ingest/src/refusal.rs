@@ -4,10 +4,11 @@
 //! table below, which programs may rely on; `detail` is for people. When the events of a request were looked at and none
 //! was accepted, the members of a 202 (`accepted`, `duplicates`, `rejected`) stand beside them.
 
-use crate::answer::{Report, Why};
+use crate::answer::{REPLAYED, Report, Why};
 use crate::audit;
 use crate::correlation;
 use crate::decode::{ACCEPTED, Malformed, Unsupported};
+use crate::idempotency::BadKey;
 use crate::limits::{Exceeded, Over, Scope};
 use crate::metrics;
 use axum::Extension;
@@ -49,6 +50,13 @@ pub(crate) enum Refusal {
     },
     BodyTooSlow,
     BodyBroken,
+    BadKey(BadKey),
+    /// The key came before, with another body.
+    KeyReused,
+    /// The request that has the key goes on.
+    KeyInUse {
+        retry_after: Duration,
+    },
     RateLimited {
         exceeded: Exceeded,
         report: Option<Box<Report>>,
@@ -169,6 +177,24 @@ impl Refusal {
                 "The body could not be read to its end",
                 "the connection broke, or the body is not framed as HTTP demands".into(),
             ),
+            BadKey(bad) => row(
+                StatusCode::BAD_REQUEST,
+                "invalid-idempotency-key",
+                "This is no idempotency key",
+                bad_key_detail(*bad).into(),
+            ),
+            KeyReused => row(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "This idempotency key came with another body before",
+                "nothing was stored; send each body under a key of its own".into(),
+            ),
+            KeyInUse { retry_after } => row(
+                StatusCode::CONFLICT,
+                "idempotency-key-in-use",
+                "A request of this idempotency key is still under way",
+                format!("ask again in {} s, with the same key", whole_seconds(*retry_after)),
+            ),
             RateLimited { exceeded, .. } => row(
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate-limited",
@@ -203,7 +229,7 @@ impl Refusal {
         }
     }
 
-    fn report(&self) -> Option<&Report> {
+    pub(crate) fn report(&self) -> Option<&Report> {
         match self {
             Refusal::Invalid(report) | Refusal::NotWhole { report, .. } => Some(report),
             Refusal::RateLimited { report, .. } | Refusal::LogUnavailable { report, .. } => report.as_deref(),
@@ -218,12 +244,15 @@ impl Refusal {
                 headers.insert(RETRY_AFTER, whole_seconds(exceeded.wait).into());
                 rate_limit_headers(exceeded, &mut headers);
             }
-            Refusal::Busy { retry_after } | Refusal::LogUnavailable { retry_after, .. } => {
+            Refusal::Busy { retry_after }
+            | Refusal::LogUnavailable { retry_after, .. }
+            | Refusal::KeyInUse { retry_after } => {
                 headers.insert(RETRY_AFTER, whole_seconds(*retry_after).into());
             }
             Refusal::Unsupported(Unsupported::ContentEncoding(_)) => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
+            Refusal::Invalid(report) => headers.extend(report.replayed.then_some(REPLAYED)),
             Refusal::BodyTooSlow | Refusal::BodyBroken => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -304,6 +333,13 @@ fn unsupported_detail(unsupported: &Unsupported) -> String {
             format!("`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8")
         }
         Unsupported::ContentEncoding(found) => format!("`{found}` is not understood; send the body as it is"),
+    }
+}
+
+fn bad_key_detail(bad: BadKey) -> &'static str {
+    match bad {
+        BadKey::Several => "a request may have one Idempotency-Key",
+        BadKey::Form => "an Idempotency-Key is a string in double quotes, of 1 to 256 visible characters",
     }
 }
 

@@ -7,6 +7,7 @@ use crate::condition::Condition;
 use crate::config::Config;
 use crate::correlation;
 use crate::decode::ACCEPTED;
+use crate::idempotency::Idempotency;
 use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
@@ -70,6 +71,7 @@ pub(crate) struct Gateway {
     pub(crate) budget: Arc<Budget>,
     pub(crate) outage: Outage,
     pub(crate) audit: bool,
+    pub(crate) idempotency: Idempotency,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -108,6 +110,7 @@ impl Gateway {
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
             audit: http.audit,
+            idempotency: Idempotency::new(http),
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
         });
@@ -131,6 +134,7 @@ impl Gateway {
             let breaker = &dataset.breaker;
             dataset.metrics.breaker(breaker.is_open(now), breaker.facts().waited(now));
         }
+        self.idempotency.measure(&self.clock);
     }
 }
 

@@ -7,6 +7,8 @@ mod atomic;
 mod correlation;
 #[path = "http_contract/pressure.rs"]
 mod pressure;
+#[path = "http_contract/idempotency.rs"]
+mod idempotency;
 
 use axum::body::Body;
 use axum::http::{Method, Request};

@@ -11,6 +11,8 @@ mod support;
 mod first_steps;
 mod crashes;
 mod atomic;
+mod retries;
+mod devices;
 mod many_processes;
 mod foreign_producers;
 mod dead_letters;

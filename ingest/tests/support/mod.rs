@@ -53,6 +53,8 @@ pub enum Fault {
     /// Appends are answered for fewer records than were given.
     Forgetful,
     Panicking,
+    /// Appends panic after this time.
+    SlowPanic(Duration),
 }
 
 impl MemoryLog {
@@ -104,6 +106,10 @@ impl Log for MemoryLog {
                 Fault::Slow(time) => tokio::time::sleep(*time).await,
                 Fault::Stuck => std::future::pending().await,
                 Fault::Panicking => panic!("the log panics"),
+                Fault::SlowPanic(time) => {
+                    tokio::time::sleep(*time).await;
+                    panic!("the log panics")
+                }
                 Fault::Forgetful => records.truncate(1),
                 _ => {}
             }
