@@ -1,4 +1,4 @@
-//! `POST /v1/events/{dataset}`, from top to bottom: cheap questions, body, events, limits, log, answer.
+//! `POST /v1/events/{dataset}`, from top to bottom: who it is, cheap questions, body, events, limits, log, answer.
 //!
 //! A 202 is made in one place, after the log has reported (invariant I1; see `store`).
 
@@ -20,6 +20,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use tracing::debug;
 
 pub(crate) async fn events(
     State(gateway): State<Arc<Gateway>>,
@@ -28,11 +29,8 @@ pub(crate) async fn events(
 ) -> Response {
     let (head, body) = request.into_parts();
     let mut upload = Upload::new(body);
-    let dataset = dataset.ok().and_then(|Path(name)| gateway.datasets.get(&name));
-    let outcome = match dataset {
-        Some(dataset) => gateway.accept(dataset, &head, &mut upload).await,
-        None => Err(Refusal::UnknownDataset { known: gateway.known_datasets().join(", ") }),
-    };
+    let dataset = dataset.ok().map(|Path(name)| name);
+    let outcome = gateway.accept(dataset.as_deref(), &head, &mut upload).await;
     upload.discard();
     match outcome {
         Ok(report) => {
@@ -52,8 +50,9 @@ struct Posting<'a> {
 }
 
 impl Gateway {
-    async fn accept(&self, dataset: &KnownDataset, head: &Parts, upload: &mut Upload) -> Result<Report, Refusal> {
-        let caller = Caller::of(head);
+    async fn accept(&self, dataset: Option<&str>, head: &Parts, upload: &mut Upload) -> Result<Report, Refusal> {
+        let caller = self.caller(head)?;
+        let dataset = self.dataset(dataset, &caller.scope)?;
         let form = Form::of(&head.headers)?;
         if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
             return Err(self.refuse_body(Stopped::TooLarge));
@@ -77,6 +76,7 @@ impl Gateway {
 
         let rules = batch::Rules {
             limits: &self.limits,
+            devices: &caller.scope.devices,
             now: self.clock.micros(),
             max_age: dataset.max_age,
             max_ahead: dataset.max_ahead,
@@ -84,6 +84,9 @@ impl Gateway {
         };
         let Batch { records, indexes, mut report, held_back } = batch::sort_out(body, &events, &rules);
 
+        if report.has(Why::DeviceNotAllowed) {
+            debug!(ip = %caller.ip, key = caller.name.as_deref(), dataset = dataset.name, "device is not the caller's");
+        }
         let outcomes = self.append(dataset, records).await;
         let retry_after = self.settle(&mut report, &events, &indexes, outcomes);
         dataset.metrics.decided(&report);

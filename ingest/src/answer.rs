@@ -39,6 +39,8 @@ pub(crate) struct Rejection {
 pub(crate) enum Why {
     /// It will never be accepted as it is.
     Invalid(Reason),
+    /// The key or token it came with is not for its device.
+    DeviceNotAllowed,
     /// Its device is over its limit: send it again later.
     RateLimited,
     /// The log did not take it, or did not say so: send it again.
@@ -49,6 +51,7 @@ impl Why {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Why::Invalid(reason) => reason.as_str(),
+            Why::DeviceNotAllowed => "device_not_allowed",
             Why::RateLimited => "rate_limited",
             Why::LogUnavailable => "log_unavailable",
         }
@@ -77,6 +80,11 @@ impl Report {
     pub(crate) fn invalid(&mut self, index: usize, invalid: &Invalid, id: Option<&str>) {
         let Invalid { reason, detail } = invalid;
         self.reject(index, Why::Invalid(*reason), || id.map(str::to_owned), || shorten(detail));
+    }
+
+    /// Whether events were rejected, and all of them for this reason.
+    pub(crate) fn is_all(&self, why: Why) -> bool {
+        !self.rejected.is_empty() && self.rejected.iter().all(|rejection| rejection.reason == why)
     }
 
     /// Whether any event was rejected for this reason.

@@ -3,8 +3,8 @@
 //! # Life of a request
 //!
 //! 1. [`serve`](mod@serve) takes the connection; [`routes`] is the whole URL space on one screen.
-//! 2. [`accept`] is the order of things for `POST /v1/events/{dataset}`. What costs nothing is asked first: the dataset,
-//!    the content type, the length, whether the log is up.
+//! 2. [`accept`] is the order of things for `POST /v1/events/{dataset}`. Before everything else [`auth`] asks who it is
+//!    and what they may post; then what costs nothing: the dataset, the content type, the length, whether the log is up.
 //! 3. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
 //!    ([`pressure`]).
 //! 4. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
@@ -16,13 +16,14 @@
 //!
 //! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP.
 //!
-//! Authentication, compression, CloudEvents and idempotency keys belong between steps 2 and 4; they are not here yet.
+//! Compression, CloudEvents and idempotency keys belong between steps 2 and 4; they are not here yet.
 
 mod config;
 mod clock;
 mod serve;
 mod routes;
 mod accept;
+pub mod auth;
 mod caller;
 mod pressure;
 mod body;

@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "http_contract/auth.rs"]
+mod auth;
+
 use axum::body::Body;
 use axum::http::{Method, Request};
 use bytes::Bytes;

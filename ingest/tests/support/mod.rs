@@ -10,6 +10,7 @@ use eventlog::{AppendError, Consumer, Log, LogError, NewRecord, Position};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use governor::clock::FakeRelativeClock;
+use ingest::auth::{Auth, Settings};
 use ingest::{Clock, Config, Deps};
 use lake::dataset::{Dataset, DatasetSpec};
 use serde_json::Value;
@@ -129,11 +130,17 @@ pub fn datasets() -> Vec<Dataset> {
 }
 
 pub fn gateway(config: Config) -> Gateway {
+    guarded(config, &Settings::default())
+}
+
+/// A gateway that wants to know who posts.
+pub fn guarded(config: Config, auth: &Settings) -> Gateway {
     config.check().unwrap();
     let log = Arc::new(MemoryLog::default());
     let time = FakeRelativeClock::default();
     let mut deps = Deps::new(Arc::clone(&log) as Arc<dyn Log>, datasets());
     deps.clock = Clock::manual(time.clone(), NOW);
+    deps.auth = Auth::open(auth).unwrap().map(Arc::new);
     Gateway { router: ingest::router(&config, deps), log, time }
 }
 
