@@ -79,7 +79,7 @@ fn a_mistake_refuses_the_whole_file_and_names_the_line() {
         (format!("{good}\n{good}"), 7, "another key of the id"),
         (good.replace("'k'", "'a b'"), 1, "name of a key"),
         (good.replace("sha256 = '", "sha256 = 'x"), 4, "64 hexadecimal digits"),
-        ("keys = 5".to_owned(), 1, "keys"),
+        ("keys = 5".to_owned(), 1, "sequence"),
         ("[[key]]".to_owned(), 1, "key"),
         ("[[keys".to_owned(), 1, "]"),
     ] {
