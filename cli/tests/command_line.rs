@@ -135,7 +135,7 @@ fn listening_beyond_this_machine_without_keys_needs_insecure() {
     assert!(Running::start(command).said.contains("POST events to http://127.0.0.1:"));
 
     let directory = empty();
-    assert!(lakehose(directory.path(), &["keys", "create", "a"]).status().unwrap().success());
+    assert!(lakehose(directory.path(), &["keys", "create", "a"]).output().unwrap().status.success());
     let mut command = lakehose(directory.path(), &["up", "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"]);
     command.env("LAKEHOSE_AUTH_KEYS", "keys.toml");
     assert!(Running::start(command).said.contains("POST events to http://127.0.0.1:"));
@@ -190,6 +190,9 @@ fn a_key_is_shown_once_and_listed_and_revoked_by_its_name() {
     assert_eq!((&line["name"], &line["id"], &line["state"]), (&"greenhouse".into(), &id.into(), &"revoked".into()));
     assert_eq!((&line["datasets"][0], &line["device_prefix"]), (&"events".into(), &"g-".into()));
     assert_ne!(done(&args), key, "the name is free again");
+
+    let checked = lakehose(directory.path(), &["check"]).env("LAKEHOSE_AUTH_KEYS", "keys.toml").output().unwrap();
+    assert_says(&String::from_utf8(checked.stdout).unwrap(), &["ok    keys: 3 of devices, 0 that sign tokens"]);
 
     // Where the configuration says, unless another file is named.
     std::fs::write(directory.path().join("lakehose.toml"), "[auth]\nkeys = 'configured.toml'").unwrap();

@@ -58,12 +58,22 @@ impl Auth {
             Some(path) => Some(Arc::new(open_tokens(path.clone(), settings.clone())?)),
             None => None,
         };
-        let count = keys.as_ref().map(|keys| keys.current().len());
-        info!(keys = count, signers = tokens.as_ref().map(|tokens| tokens.current().len()), "credentials are required");
-        if count == Some(0) && tokens.is_none() {
+        let auth = Auth { keys, tokens };
+        info!(keys = auth.keys(), signers = auth.signers(), "who posts must say who it is");
+        if auth.keys() + auth.signers() == 0 {
             warn!("there is no key yet, so nobody may post: make one with `lakehose keys create`");
         }
-        Ok(Some(Auth { keys, tokens }))
+        Ok(Some(auth))
+    }
+
+    /// How many keys there are, good or not.
+    pub fn keys(&self) -> usize {
+        self.keys.as_ref().map_or(0, |keys| keys.current().len())
+    }
+
+    /// How many keys there are that tokens may be signed with.
+    pub fn signers(&self) -> usize {
+        self.tokens.as_ref().map_or(0, |tokens| tokens.current().len())
     }
 
     /// Reads the files again whenever they change; never ends.
