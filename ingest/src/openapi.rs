@@ -9,7 +9,7 @@ mod schemas;
 pub(crate) use schemas::reason;
 
 use crate::answer::Report;
-use crate::refusal::Problem;
+use crate::refusal::{Documented, Problem};
 use crate::routes::Index;
 use serde_json::{Value, json};
 use utoipa::{PartialSchema, ToSchema};
@@ -27,10 +27,16 @@ pub fn openapi() -> Value {
         "servers": [{"url": "/"}],
         "paths": {
             "/v1/events/{dataset}": {"post": posting::operation()},
-            "/": {"get": page("index", "What is served here", json!({"$ref": "#/components/schemas/Index"}))},
+            "/": {"get": index()},
             "/openapi.json": {"get": page("openapi", "This document", json!({"type": "object"}))},
         },
-        "components": {"schemas": components()},
+        "components": {
+            "schemas": components(),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "A key, or a JSON Web Token."},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
     })
 }
 
@@ -49,6 +55,22 @@ fn components() -> Value {
         components[name] = json!(schema);
     }
     components
+}
+
+/// `GET /`: who shows a key gets an answer to it.
+fn index() -> Value {
+    let mut page = page("index", "What is served here", json!({"$ref": "#/components/schemas/Index"}));
+    let of_keys = |refusal: &Documented| matches!(refusal.name, "unauthenticated" | "too-many-guesses");
+    for (status, refused) in posting::refusals(of_keys) {
+        page["responses"][status] = refused;
+    }
+    page["security"] = security();
+    page
+}
+
+/// None is needed where the gateway asks for none.
+fn security() -> Value {
+    json!([{}, {"bearer": []}, {"key": []}])
 }
 
 /// What is always there to be read.
@@ -76,6 +98,8 @@ fn header(name: &str) -> Value {
         "ratelimit-reset" => ("integer", "Seconds after which the refused events would pass."),
         "ratelimit-policy" => ("string", "The limit, as draft-ietf-httpapi-ratelimit-headers has it."),
         "ratelimit" => ("string", "What is left of it, likewise."),
+        "www-authenticate" => ("string", "How to show who posts."),
+        "idempotency-replayed" => ("string", "`true`: an earlier answer of the same `Idempotency-Key`."),
         "accept-encoding" => ("string", "Content codings that are understood."),
         "allow" => ("string", "The methods that are allowed here."),
         "connection" => ("string", "`close`: what is left of the body is not read."),

@@ -1,18 +1,22 @@
 //! The whole URL space, and what every request finds there.
 
 use crate::accept;
+use crate::auth::{Auth, Door, Scope};
 use crate::breaker::Breaker;
+use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::condition::Condition;
 use crate::config::Config;
 use crate::correlation;
 use crate::decode::ACCEPTED;
 use crate::docs_page;
+use crate::idempotency::Idempotency;
 use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
 use crate::refusal::Refusal;
 use axum::extract::State;
+use axum::http::request::Parts;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -35,12 +39,14 @@ pub struct Deps {
     pub clock: Clock,
     /// Through it the caller sees how the gateway does.
     pub condition: Condition,
+    /// Who may post; `None`: everybody.
+    pub auth: Option<Arc<Auth>>,
 }
 
 impl Deps {
-    /// With the machine's clock.
+    /// With the machine's clock, for everybody.
     pub fn new(log: Arc<dyn Log>, datasets: Vec<Dataset>) -> Deps {
-        Deps { log, datasets, clock: Clock::system(), condition: Condition::default() }
+        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), auth: None }
     }
 }
 
@@ -72,10 +78,12 @@ pub(crate) struct Gateway {
     pub(crate) append_timeout: Duration,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) datasets: HashMap<String, KnownDataset>,
+    pub(crate) door: Option<Door>,
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
     pub(crate) outage: Outage,
     pub(crate) audit: bool,
+    pub(crate) idempotency: Idempotency,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -110,10 +118,12 @@ impl Gateway {
             append_timeout: http.append_timeout,
             log: deps.log,
             datasets: deps.datasets.iter().map(known).collect(),
+            door: deps.auth.map(|auth| Door::new(auth, &deps.clock)),
             limits: Limits::new(limits, &deps.clock),
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
             audit: http.audit,
+            idempotency: Idempotency::new(http),
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
         });
@@ -121,9 +131,28 @@ impl Gateway {
         gateway
     }
 
-    /// The names of the datasets, as answers list them.
-    pub(crate) fn known_datasets(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.datasets.keys().map(String::as_str).collect();
+    /// Who has sent this head, if they may come in.
+    pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Refusal> {
+        match &self.door {
+            None => Ok(Caller::of(head)),
+            Some(door) => Ok(door.caller(head)?),
+        }
+    }
+
+    /// The dataset of this name, if the caller may post to it.
+    pub(crate) fn dataset(&self, name: Option<&str>, scope: &Scope) -> Result<&KnownDataset, Refusal> {
+        let open_to_caller = || self.known_datasets(scope).join(", ");
+        match name.and_then(|name| self.datasets.get(name)) {
+            None => Err(Refusal::UnknownDataset { known: open_to_caller() }),
+            Some(dataset) if scope.allows_dataset(&dataset.name) => Ok(dataset),
+            Some(_) => Err(Refusal::DatasetNotAllowed { allowed: open_to_caller() }),
+        }
+    }
+
+    /// The names of the datasets in a scope, as answers list them.
+    fn known_datasets(&self, scope: &Scope) -> Vec<&str> {
+        let names = self.datasets.keys().map(String::as_str);
+        let mut names: Vec<&str> = names.filter(|name| scope.allows_dataset(name)).collect();
         names.sort_unstable();
         names
     }
@@ -137,6 +166,7 @@ impl Gateway {
             let breaker = &dataset.breaker;
             dataset.metrics.breaker(breaker.is_open(now), breaker.facts().waited(now));
         }
+        self.idempotency.measure(&self.clock);
     }
 }
 
@@ -161,22 +191,28 @@ pub(crate) struct Index {
     service: &'static str,
     post_events: &'static str,
     content_types: Vec<&'static str>,
-    datasets: Vec<String>,
+    /// Those that the caller may post to. Strangers are not told which there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datasets: Option<Vec<String>>,
     /// The description of all this, OpenAPI 3.1.
     openapi: &'static str,
     /// The same as a page.
     docs: &'static str,
 }
 
-async fn index(State(gateway): State<Arc<Gateway>>) -> Json<Index> {
-    Json(Index {
+async fn index(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Json<Index>, Refusal> {
+    let datasets = match &gateway.door {
+        Some(door) if !door.is_asked(&head) => None,
+        _ => Some(gateway.known_datasets(&gateway.caller(&head)?.scope)),
+    };
+    Ok(Json(Index {
         service: "lakehose",
         post_events: "/v1/events/{dataset}",
         content_types: ACCEPTED.split(", ").collect(),
-        datasets: gateway.known_datasets().into_iter().map(str::to_owned).collect(),
+        datasets: datasets.map(|names| names.into_iter().map(str::to_owned).collect()),
         openapi: "/openapi.json",
         docs: "/docs",
-    })
+    }))
 }
 
 fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {

@@ -7,6 +7,11 @@ mod atomic;
 mod correlation;
 #[path = "http_contract/pressure.rs"]
 mod pressure;
+#[path = "http_contract/idempotency.rs"]
+mod idempotency;
+
+#[path = "http_contract/auth.rs"]
+mod auth;
 
 use axum::body::Body;
 use axum::http::{Method, Request};

@@ -1,6 +1,6 @@
 //! `POST /v1/events/{dataset}`: what may be sent, and every answer with an example.
 
-use super::header;
+use super::{header, security};
 use crate::answer::Report;
 use crate::refusal::{Documented, documented};
 use serde_json::{Map, Value, json};
@@ -14,6 +14,7 @@ pub(super) fn operation() -> Value {
                         If nothing was accepted the answer is a refusal. A device sends again, with the same ids, what \
                         was refused with 408, 429, 500 or 503, what is listed as `rate_limited` or `log_unavailable`, and \
                         what was not answered.",
+        "security": security(),
         "parameters": parameters(),
         "requestBody": body(),
         "responses": responses(),
@@ -26,6 +27,16 @@ fn parameters() -> Value {
         {
             "name": "dataset", "in": "path", "required": true, "schema": {"type": "string"},
             "description": "A configured dataset.",
+        },
+        {
+            "name": "atomic", "in": "query", "required": false, "schema": {"type": "boolean", "default": false},
+            "description": "All events of the request are stored, or none.",
+        },
+        {
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "schema": {"type": "string", "pattern": "^\"[A-Za-z0-9_.:~-]{1,256}\"$"},
+            "description": "A request that is sent again under its key gets the answer that it had the first time. A \
+                            string in double quotes, of 1 to 256 visible characters; without quotes it is understood too.",
         },
         optional("X-Request-Id", "An id of 1 to 128 visible ASCII characters without quotes and backslashes is taken \
             over into the answer and into log lines; instead of any other the request is given one."),
@@ -63,21 +74,27 @@ fn body() -> Value {
 fn responses() -> Value {
     let mut responses = Map::new();
     responses.insert("202".into(), accepted());
-    let mut refusals: BTreeMap<u16, Vec<Documented>> = BTreeMap::new();
-    for refusal in documented() {
-        refusals.entry(refusal.status.as_u16()).or_default().push(refusal);
-    }
-    for (status, refusals) in refusals {
-        responses.insert(status.to_string(), refused(&refusals));
-    }
+    responses.extend(refusals(|_| true));
     responses.into()
+}
+
+/// Those that are asked for, by status.
+pub(super) fn refusals(which: impl Fn(&Documented) -> bool) -> impl Iterator<Item = (String, Value)> {
+    let mut by_status: BTreeMap<u16, Vec<Documented>> = BTreeMap::new();
+    for refusal in documented().into_iter().filter(which) {
+        by_status.entry(refusal.status.as_u16()).or_default().push(refusal);
+    }
+    by_status.into_iter().map(|(status, refusals)| (status.to_string(), refused(&refusals)))
 }
 
 fn accepted() -> Value {
     let some = Report { accepted: 2, ..Report::default() };
     json!({
         "description": "What is accepted is durable in the log. The rest is listed.",
-        "headers": {"X-Request-Id": header("X-Request-Id")},
+        "headers": {
+            "X-Request-Id": header("X-Request-Id"),
+            "Idempotency-Replayed": header("Idempotency-Replayed"),
+        },
         "content": {
             "application/json": {
                 "schema": {"$ref": "#/components/schemas/Report"},

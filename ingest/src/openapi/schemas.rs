@@ -52,14 +52,17 @@ pub(super) fn events() -> Value {
 
 /// Every reason that an event may be rejected for.
 pub(crate) fn reason() -> RefOr<Schema> {
-    let names = Why::all().into_iter().map(Why::as_str);
+    let names = Why::listed().into_iter().map(Why::as_str);
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
 }
 
 impl PartialSchema for Problem<'_> {
     /// Of its members only those of a report depend on the refusal.
     fn schema() -> RefOr<Schema> {
-        let types = documented().into_iter().map(|refusal| format!("urn:lakehose:problem:{}", refusal.name));
+        let mut names: Vec<&str> = documented().iter().map(|refusal| refusal.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        let types = names.into_iter().map(|name| format!("urn:lakehose:problem:{name}"));
         let text =
             |description: &str| ObjectBuilder::new().schema_type(Type::String).description(Some(description)).build();
         let kind = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(types));

@@ -50,6 +50,43 @@ fn texts(refusal: &Refusal) -> (&'static str, &'static str) {
         NoSuchPath => ("The path is none of the gateway's.", "Correct the address."),
         UnknownDataset { .. } => ("The dataset of the path is not configured here.", "Correct the address."),
         WrongMethod => ("Another method than those that `Allow` names.", "Use one of them."),
+        Unauthenticated { .. } => (
+            "A key or token is asked for, and there is none or no good one; which is not told.",
+            "Do not send it again before the device has a good one.",
+        ),
+        TooManyGuesses { .. } => (
+            "Too many wrong keys or tokens came from the address; those of this request were not looked at.",
+            "Wait for `Retry-After` seconds, then send the same events again.",
+        ),
+        DatasetNotAllowed { .. } => (
+            "The key or token is good, but not for this dataset, or there is no such dataset.",
+            "Correct the address, or give the device another key.",
+        ),
+        DevicesNotAllowed(_) => (
+            "The key or token is good, but not for any of the `device_id`s in the body.",
+            "Do not send them again with this key.",
+        ),
+        BadQuery => ("A parameter of the query has a value that means nothing.", "Correct the address."),
+        BadKey(_) => (
+            "`Idempotency-Key` comes twice, or is no string of 1 to 256 visible characters.",
+            "Send the events with one good key, or with none.",
+        ),
+        KeyReused => (
+            "The `Idempotency-Key` came before with another body: one of the two would be lost.",
+            "Send each body under a key of its own.",
+        ),
+        KeyInUse { .. } => (
+            "The request that has the `Idempotency-Key` is under way for long, or too many wait for its answer.",
+            "Wait for `Retry-After` seconds, then send the same body again under the same key.",
+        ),
+        NotWhole { exceeded: None, .. } => (
+            "With `atomic=true`: an event that cannot be stored keeps the others out; `rejected` names it.",
+            "Send the batch again without such events, or corrected.",
+        ),
+        NotWhole { .. } => (
+            "With `atomic=true`: a device of the batch is over its limit.",
+            "Wait for `Retry-After` seconds, then send the whole batch again.",
+        ),
         Unsupported(_) => (
             "`Content-Type` or `Content-Encoding` is missing or names what the gateway does not read.",
             "Send the events in one of the forms that `detail` names.",
@@ -99,15 +136,25 @@ fn examples() -> Vec<Refusal> {
         NoSuchPath,
         UnknownDataset { known: "events, heartbeats".into() },
         WrongMethod,
+        Unauthenticated { presented: true },
+        TooManyGuesses { retry_after },
+        DatasetNotAllowed { allowed: "heartbeats".into() },
+        BadQuery,
         Unsupported(self::Unsupported::ContentType(Some("text/plain".into()))),
         BodyTooLarge { max: 8 << 20 },
+        BadKey(crate::idempotency::BadKey::Form),
         BodyTooSlow,
         BodyBroken,
         Busy { retry_after },
+        KeyReused,
+        KeyInUse { retry_after },
         Malformed(self::Malformed::Json("EOF while parsing a list at line 1 column 5".into())),
         TooManyEvents { max: 50_000 },
         OverBurst { scope: Scope::Ip, largest: NonZeroU32::MIN.saturating_add(999) },
         Invalid(report(Why::Invalid(Reason::InvalidTime), "`time` must be RFC 3339, as 2026-01-31T12:00:00Z")),
+        DevicesNotAllowed(report(Why::DeviceNotAllowed, "the key is not for this device")),
+        NotWhole { report: report(Why::Invalid(Reason::InvalidTime), "too old"), exceeded: None },
+        NotWhole { report: report(Why::RateLimited, "the device is over its limit"), exceeded: Some(exceeded) },
         RateLimited {
             exceeded,
             report: Some(report(Why::RateLimited, "the device is over its limit; send the event again in 1.5 s")),
@@ -143,7 +190,7 @@ mod tests {
     #[test]
     fn no_two_refusals_have_a_name_in_common() {
         let documented = documented();
-        let names: HashSet<&str> = documented.iter().map(|refusal| refusal.name).collect();
+        let names: HashSet<_> = documented.iter().map(|refusal| (refusal.status, refusal.name)).collect();
         assert_eq!(names.len(), documented.len());
         for refusal in documented {
             let plain = |c: char| c.is_ascii_lowercase() || c == '-';
