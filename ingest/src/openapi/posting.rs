@@ -32,12 +32,11 @@ fn parameters() -> Value {
             "name": "atomic", "in": "query", "required": false, "schema": {"type": "boolean", "default": false},
             "description": "All events of the request are stored, or none.",
         },
-        {
-            "name": "Idempotency-Key", "in": "header", "required": false,
-            "schema": {"type": "string", "pattern": "^\"[A-Za-z0-9_.:~-]{1,256}\"$"},
-            "description": "A request that is sent again under its key gets the answer that it had the first time. A \
-                            string in double quotes, of 1 to 256 visible characters; without quotes it is understood too.",
-        },
+        optional(
+            "Idempotency-Key",
+            "A request that is sent again under its key gets the answer that it had the first time. A string in double \
+             quotes, of 1 to 256 visible characters; without quotes it is understood too.",
+        ),
         optional("X-Request-Id", "An id of 1 to 128 visible ASCII characters without quotes and backslashes is taken \
             over into the answer and into log lines; instead of any other the request is given one."),
         optional("traceparent", "W3C Trace Context: a valid one is continued into the records."),
