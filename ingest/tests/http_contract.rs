@@ -3,6 +3,8 @@
 mod support;
 #[path = "http_contract/atomic.rs"]
 mod atomic;
+#[path = "http_contract/description.rs"]
+mod description;
 #[path = "http_contract/correlation.rs"]
 mod correlation;
 #[path = "http_contract/pressure.rs"]
