@@ -8,12 +8,14 @@
 use crate::answer::{Report, Why};
 use crate::batch::{self, Batch};
 use crate::limits::Exceeded;
+use crate::pressure::Reservation;
 use crate::refusal::Refusal;
 use crate::routes::{Gateway, KnownDataset};
 use axum::extract::Query;
 use axum::http::request::Parts;
-use eventlog::{AppendError, NewRecord, Position, WholeError};
+use eventlog::{AppendError, Log, NewRecord, Position, WholeError};
 use serde::Deserialize;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What the query of a request may ask for. Parameters that are not known are ignored.
@@ -40,6 +42,7 @@ impl Gateway {
         dataset: &KnownDataset,
         events: &[&str],
         batch: Batch,
+        held: &Arc<Reservation>,
     ) -> Result<Report, Refusal> {
         let Batch { records, indexes, mut report, held_back } = batch;
         if !report.rejected.is_empty() {
@@ -48,51 +51,36 @@ impl Gateway {
             return Err(not_whole(report, held_back, events));
         }
         let sizes: Vec<usize> = records.iter().map(NewRecord::size).collect();
-        let err = match self.append_whole(dataset, records).await {
-            Ok(positions) => {
-                let stored = positions.into_iter().map(Ok).collect();
-                self.settle(&mut report, events, &indexes, stored);
-                dataset.metrics.decided(&report);
-                return Ok(report);
-            }
-            Err(err) => err,
-        };
-        let over = |limit: usize| indexes.iter().zip(&sizes).filter(move |(_, size)| **size > limit);
-        let bad: Vec<usize> = match &err {
-            AppendError::TooLarge { limit, .. } => over(*limit).map(|(index, _)| *index).collect(),
-            _ => Vec::new(),
-        };
-        // A log that does not say which record is too large has refused them all.
-        let bad = if bad.is_empty() { indexes } else { bad };
-        let retry_after = self.settle(&mut report, events, &bad, vec![Err(err); bad.len()]);
+        let mut outcomes = self.append(dataset, records, true, held).await;
+        let mut bad = indexes;
+        if let Some(Err(AppendError::TooLarge { limit, .. })) = outcomes.first() {
+            let over = bad.iter().zip(&sizes).filter(|(_, size)| **size > *limit).map(|(index, _)| *index);
+            // A log that does not say which record is too large has refused them all.
+            bad = Some(over.collect()).filter(|over: &Vec<usize>| !over.is_empty()).unwrap_or(bad);
+            outcomes.truncate(bad.len());
+        }
+        let retry_after = self.settle(dataset, &mut report, events, &bad, outcomes);
         dataset.metrics.decided(&report);
-        dataset.metrics.refused(Why::NotWhole, sizes.len() - bad.len());
-        if report.has(Why::LogUnavailable) {
-            return Err(Refusal::LogUnavailable { retry_after, report: Some(Box::new(report)) });
+        if report.rejected.is_empty() {
+            return Ok(report);
         }
-        Err(Refusal::NotWhole { report: Box::new(report), exceeded: None })
+        dataset.metrics.refused(Why::NotWhole, sizes.len() - report.rejected.len());
+        Err(match report.has(Why::LogUnavailable) {
+            true => Refusal::LogUnavailable { retry_after, report: Some(Box::new(report)) },
+            false => Refusal::NotWhole { report: Box::new(report), exceeded: None },
+        })
     }
+}
 
-    async fn append_whole(
-        &self,
-        dataset: &KnownDataset,
-        records: Vec<NewRecord>,
-    ) -> Result<Vec<Position>, AppendError> {
-        if records.is_empty() {
-            return Ok(Vec::new());
-        }
-        let started = Instant::now();
-        let appended = tokio::time::timeout(self.append_timeout, self.log.append_whole(&dataset.name, records)).await;
-        self.metrics.appended(started.elapsed());
-        match appended {
-            Ok(Ok(positions)) => Ok(positions),
-            Ok(Err(WholeError::Refused(err))) => Err(err),
-            Ok(Err(WholeError::Unknown { .. } | WholeError::Superseded { .. })) => {
-                Err(AppendError::Unknown(started.elapsed()))
-            }
-            Err(_) => Err(AppendError::Unknown(self.append_timeout)),
-        }
-    }
+/// All records or none; what became of them, one by one.
+pub(crate) async fn append(log: &dyn Log, topic: &str, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
+    let (count, started) = (records.len(), Instant::now());
+    let err = match log.append_whole(topic, records).await {
+        Ok(positions) => return positions.into_iter().map(Ok).collect(),
+        Err(WholeError::Refused(err)) => err,
+        Err(WholeError::Unknown { .. } | WholeError::Superseded { .. }) => AppendError::Unknown(started.elapsed()),
+    };
+    vec![Err(err); count]
 }
 
 /// What a batch came to of which some events are rejected before the log is asked.
