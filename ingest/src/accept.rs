@@ -125,13 +125,13 @@ impl Gateway {
         if batch.report.has(Why::DeviceNotAllowed) {
             debug!(ip = %caller.ip, key = caller.name.as_deref(), dataset = dataset.name, "device is not the caller's");
         }
-        let held = Arc::new(held);
         if options.atomic {
-            return self.store_whole(dataset, &events, batch, &held).await;
+            return self.store_whole(dataset, &events, batch, held).await;
         }
         let Batch { records, indexes, mut report, held_back } = batch;
 
-        let outcomes = self.append(dataset, records, false, &held).await;
+        let held = Arc::new(held);
+        let outcomes = self.append(dataset, records, &held).await;
         let retry_after = self.settle(dataset, &mut report, &events, &indexes, outcomes);
         dataset.metrics.decided(&report);
         if report.accepted == 0 {

@@ -13,10 +13,9 @@ use crate::refusal::Refusal;
 use crate::routes::{Gateway, KnownDataset};
 use axum::extract::Query;
 use axum::http::request::Parts;
-use eventlog::{AppendError, Log, NewRecord, Position, WholeError};
+use eventlog::{AppendError, NewRecord};
 use serde::Deserialize;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// What the query of a request may ask for. Parameters that are not known are ignored.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -42,7 +41,7 @@ impl Gateway {
         dataset: &KnownDataset,
         events: &[&str],
         batch: Batch,
-        held: &Arc<Reservation>,
+        held: Reservation,
     ) -> Result<Report, Refusal> {
         let Batch { records, indexes, mut report, held_back } = batch;
         if !report.rejected.is_empty() {
@@ -51,36 +50,30 @@ impl Gateway {
             return Err(not_whole(report, held_back, events));
         }
         let sizes: Vec<usize> = records.iter().map(NewRecord::size).collect();
-        let mut outcomes = self.append(dataset, records, true, held).await;
-        let mut bad = indexes;
-        if let Some(Err(AppendError::TooLarge { limit, .. })) = outcomes.first() {
-            let over = bad.iter().zip(&sizes).filter(|(_, size)| **size > *limit).map(|(index, _)| *index);
-            // A log that does not say which record is too large has refused them all.
-            bad = Some(over.collect()).filter(|over: &Vec<usize>| !over.is_empty()).unwrap_or(bad);
-            outcomes.truncate(bad.len());
-        }
-        let retry_after = self.settle(dataset, &mut report, events, &bad, outcomes);
+        let err = match self.append_whole(dataset, records, &Arc::new(held)).await {
+            Ok(positions) => {
+                let stored = positions.into_iter().map(Ok).collect();
+                self.settle(dataset, &mut report, events, &indexes, stored);
+                dataset.metrics.decided(&report);
+                return Ok(report);
+            }
+            Err(err) => err,
+        };
+        let over = |limit: usize| indexes.iter().zip(&sizes).filter(move |(_, size)| **size > limit);
+        let bad: Vec<usize> = match &err {
+            AppendError::TooLarge { limit, .. } => over(*limit).map(|(index, _)| *index).collect(),
+            _ => Vec::new(),
+        };
+        // A log that does not say which record is too large has refused them all.
+        let bad = if bad.is_empty() { indexes } else { bad };
+        let retry_after = self.settle(dataset, &mut report, events, &bad, vec![Err(err); bad.len()]);
         dataset.metrics.decided(&report);
-        if report.rejected.is_empty() {
-            return Ok(report);
+        dataset.metrics.refused(Why::NotWhole, sizes.len() - bad.len());
+        if report.has(Why::LogUnavailable) {
+            return Err(Refusal::LogUnavailable { retry_after, report: Some(Box::new(report)) });
         }
-        dataset.metrics.refused(Why::NotWhole, sizes.len() - report.rejected.len());
-        Err(match report.has(Why::LogUnavailable) {
-            true => Refusal::LogUnavailable { retry_after, report: Some(Box::new(report)) },
-            false => Refusal::NotWhole { report: Box::new(report), exceeded: None },
-        })
+        Err(Refusal::NotWhole { report: Box::new(report), exceeded: None })
     }
-}
-
-/// All records or none; what became of them, one by one.
-pub(crate) async fn append(log: &dyn Log, topic: &str, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
-    let (count, started) = (records.len(), Instant::now());
-    let err = match log.append_whole(topic, records).await {
-        Ok(positions) => return positions.into_iter().map(Ok).collect(),
-        Err(WholeError::Refused(err)) => err,
-        Err(WholeError::Unknown { .. } | WholeError::Superseded { .. }) => AppendError::Unknown(started.elapsed()),
-    };
-    vec![Err(err); count]
 }
 
 /// What a batch came to of which some events are rejected before the log is asked.

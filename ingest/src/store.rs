@@ -8,7 +8,6 @@
 //! ends tells whether the log works.
 
 use crate::answer::{Report, Why};
-use crate::atomic;
 use crate::breaker::{UnderWay, Verdict};
 use crate::clock::Clock;
 use crate::detached::Detached;
@@ -16,7 +15,7 @@ use crate::metrics::Held;
 use crate::pressure::Reservation;
 use crate::refusal::Refusal;
 use crate::routes::{Gateway, KnownDataset};
-use eventlog::{AppendError, Log, NewRecord, Position};
+use eventlog::{AppendError, Log, NewRecord, Position, WholeError};
 use lake::event::{Event, Reason};
 use std::fmt;
 use std::sync::Arc;
@@ -59,30 +58,47 @@ impl Gateway {
         breakers().any(|breaker| breaker.is_open(now)) && !breakers().any(|breaker| breaker.is_proven(now))
     }
 
-    /// One outcome per record, whatever the log does; if the records are to be stored `whole`, all alike.
+    /// One outcome per record, whatever the log does.
     pub(crate) async fn append(
         &self,
         dataset: &KnownDataset,
         records: Vec<NewRecord>,
-        whole: bool,
         held: &Arc<Reservation>,
     ) -> Vec<Result<Position, AppendError>> {
         if records.is_empty() {
             return Vec::new();
         }
         let started = Instant::now();
-        let append = Append {
+        let outcomes = Detached::new(self.begin(dataset, held).run(records)).await;
+        self.metrics.appended(started.elapsed());
+        outcomes
+    }
+
+    /// Appends all of the records or none.
+    pub(crate) async fn append_whole(
+        &self,
+        dataset: &KnownDataset,
+        records: Vec<NewRecord>,
+        held: &Arc<Reservation>,
+    ) -> Result<Vec<Position>, AppendError> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        let started = Instant::now();
+        let outcome = Detached::new(self.begin(dataset, held).run_whole(records)).await;
+        self.metrics.appended(started.elapsed());
+        outcome
+    }
+
+    fn begin(&self, dataset: &KnownDataset, held: &Arc<Reservation>) -> Append {
+        Append {
             log: Arc::clone(&self.log),
             topic: dataset.name.clone(),
-            whole,
             under_way: dataset.breaker.begin(self.clock.elapsed()),
             clock: self.clock.clone(),
             timeout: self.append_timeout,
             held: Arc::clone(held),
-        };
-        let outcomes = Detached::new(append.run(records)).await;
-        self.metrics.appended(started.elapsed());
-        outcomes
+        }
     }
 
     /// Enters what the log said into the report. Returns how long to stay away if it failed.
@@ -132,7 +148,6 @@ impl Gateway {
 struct Append {
     log: Arc<dyn Log>,
     topic: String,
-    whole: bool,
     under_way: UnderWay,
     clock: Clock,
     timeout: Duration,
@@ -141,32 +156,50 @@ struct Append {
 
 impl Append {
     async fn run(self, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
-        let Append { log, topic, whole, under_way, clock, timeout, held } = self;
+        let Append { log, topic, under_way, clock, timeout, held } = self;
         let count = records.len();
-        let mut answer = Box::pin(async move {
-            if whole { atomic::append(&*log, &topic, records).await } else { log.append(&topic, records).await }
-        });
-        let outcomes = match tokio::time::timeout(timeout, &mut answer).await {
-            // Whatever the log does not mention is not known.
-            Ok(mut outcomes) => {
-                outcomes.resize(count, Err(AppendError::Unknown(timeout)));
-                outcomes
-            }
-            Err(_) => {
-                tokio::spawn(async move {
-                    answer.await;
-                    drop(held);
-                });
-                vec![Err(AppendError::Unknown(timeout)); count]
-            }
-        };
+        let answer = async move { log.append(&topic, records).await };
+        // Whatever the log does not mention is not known.
+        let mut outcomes = answered(answer, timeout, held).await.unwrap_or_default();
+        outcomes.resize(count, Err(AppendError::Unknown(timeout)));
         tell(under_way, &outcomes, clock.elapsed());
         outcomes
     }
+
+    async fn run_whole(self, records: Vec<NewRecord>) -> Result<Vec<Position>, AppendError> {
+        let Append { log, topic, under_way, clock, timeout, held } = self;
+        let answer = async move { log.append_whole(&topic, records).await };
+        let outcome = match answered(answer, timeout, held).await {
+            Some(Ok(positions)) => Ok(positions),
+            Some(Err(WholeError::Refused(err))) => Err(err),
+            Some(Err(WholeError::Unknown { .. } | WholeError::Superseded { .. })) | None => {
+                Err(AppendError::Unknown(timeout))
+            }
+        };
+        tell(under_way, std::slice::from_ref(&outcome), clock.elapsed());
+        outcome
+    }
+}
+
+/// The log's answer if it comes in time. What the request holds, it holds until then, in time or not.
+async fn answered<T: Send + 'static>(
+    answer: impl Future<Output = T> + Send + 'static,
+    timeout: Duration,
+    held: Arc<Reservation>,
+) -> Option<T> {
+    let mut answer = Box::pin(answer);
+    if let Ok(answered) = tokio::time::timeout(timeout, &mut answer).await {
+        return Some(answered);
+    }
+    tokio::spawn(async move {
+        answer.await;
+        drop(held);
+    });
+    None
 }
 
 /// Tells the breaker what became of an append.
-fn tell(under_way: UnderWay, outcomes: &[Result<Position, AppendError>], now: Duration) {
+fn tell<T>(under_way: UnderWay, outcomes: &[Result<T, AppendError>], now: Duration) {
     let is_too_large = |outcome: &Result<_, _>| matches!(outcome, Err(AppendError::TooLarge { .. }));
     match outcomes {
         outcomes if outcomes.iter().any(Result::is_ok) => under_way.succeeded(now),
