@@ -42,6 +42,10 @@ pub struct Http {
     /// the log usually says itself what became of them.
     #[serde(with = "humantime_serde")]
     pub append_timeout: Duration,
+    /// With an append unanswered for so long, or several failed in a row, requests are answered 503 at once, until the log
+    /// answers again. Datasets of low priority are refused at half of it, those of normal priority at three quarters.
+    #[serde(with = "humantime_serde")]
+    pub breaker_after: Duration,
     /// How long the answer to a request with an `Idempotency-Key` is remembered for who sends it again. 0s: such headers
     /// are ignored.
     #[serde(with = "humantime_serde")]
@@ -54,6 +58,8 @@ pub struct Http {
     /// At shutdown, requests under way may take this long to finish.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// A log line for each request: who posted, where to, how many events, and what became of them.
+    pub audit: bool,
 }
 
 impl Default for Http {
@@ -67,10 +73,12 @@ impl Default for Http {
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             append_timeout: Duration::from_secs(35),
+            breaker_after: Duration::from_secs(2),
             idempotency_window: Duration::from_secs(2 * 3600),
             idempotency_memory: ByteSize::mib(64),
             idempotency_wait: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(40),
+            audit: false,
         }
     }
 }
@@ -189,6 +197,7 @@ impl Config {
             ("idle_timeout", self.http.idle_timeout),
             ("body_timeout", self.http.body_timeout),
             ("append_timeout", self.http.append_timeout),
+            ("breaker_after", self.http.breaker_after),
         ] {
             if timeout.is_zero() {
                 return invalid(field, "must be longer than 0s");

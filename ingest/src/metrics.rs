@@ -18,6 +18,9 @@ const REQUESTS: &str = "lakehose_ingest_requests_total";
 const REQUESTS_REFUSED: &str = "lakehose_ingest_requests_refused_total";
 const BODY_BYTES: &str = "lakehose_ingest_body_bytes_total";
 const APPEND_SECONDS: &str = "lakehose_ingest_append_seconds";
+const BREAKER_OPEN: &str = "lakehose_ingest_breaker_open";
+const OLDEST_APPEND: &str = "lakehose_ingest_oldest_append_seconds";
+const HELD_BACK: &str = "lakehose_ingest_breaker_refused_total";
 const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
 const CONNECTIONS: &str = "lakehose_ingest_connections";
 const LIMITER_BUSY: &str = "lakehose_ingest_limiter_busy_ratio";
@@ -40,6 +43,9 @@ pub fn describe() {
         Unit::Seconds,
         "Time that the log took to make the events of a request durable"
     );
+    describe_gauge!(BREAKER_OPEN, "1 while a dataset's requests are answered 503 at once, for its log does not answer");
+    describe_gauge!(OLDEST_APPEND, Unit::Seconds, "How long the oldest append has been waiting for the log");
+    describe_counter!(HELD_BACK, "Requests refused before their body was read, with the breaker open or the log slow");
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
     describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
     describe_gauge!(LIMITER_BUSY, "Share of a limiter's cells in use: above 0.3, raise max_keys");
@@ -86,6 +92,13 @@ impl GatewayMetrics {
     }
 }
 
+/// Why the log is spared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Held {
+    Open,
+    Slow,
+}
+
 /// Series of one dataset.
 pub(crate) struct DatasetMetrics {
     dataset: Arc<str>,
@@ -111,6 +124,20 @@ impl DatasetMetrics {
         for run in report.rejected.chunk_by(|a, b| a.reason == b.reason) {
             self.refused(run[0].reason, run.len());
         }
+    }
+
+    /// A request refused to spare the log.
+    pub(crate) fn held_back(&self, why: Held) {
+        let why = match why {
+            Held::Open => "open",
+            Held::Slow => "slow",
+        };
+        counter!(HELD_BACK, "dataset" => Arc::clone(&self.dataset), "why" => why).increment(1);
+    }
+
+    pub(crate) fn breaker(&self, is_open: bool, oldest: Duration) {
+        gauge!(BREAKER_OPEN, "dataset" => Arc::clone(&self.dataset)).set(f64::from(u8::from(is_open)));
+        gauge!(OLDEST_APPEND, "dataset" => Arc::clone(&self.dataset)).set(oldest.as_secs_f64());
     }
 
     /// Events refused before they were looked at.

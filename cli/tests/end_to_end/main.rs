@@ -10,6 +10,7 @@ mod support;
 
 mod first_steps;
 mod crashes;
+mod atomic;
 mod retries;
 mod devices;
 mod many_processes;
