@@ -1,4 +1,4 @@
-//! `POST /v1/events/{dataset}`, from top to bottom: cheap questions, body, events, limits, log, answer.
+//! `POST /v1/events/{dataset}`, from top to bottom: who it is, cheap questions, body, events, limits, log, answer.
 //!
 //! A 202 is made in one place, after the log has reported (invariant I1; see `store`).
 
@@ -25,6 +25,7 @@ use bytes::Bytes;
 use std::num::NonZeroU32;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use tracing::debug;
 
 pub(crate) async fn events(
     State(gateway): State<Arc<Gateway>>,
@@ -43,14 +44,7 @@ pub(crate) async fn events(
 async fn answer(gateway: &Gateway, dataset: Option<String>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let mut upload = Upload::new(body);
-    let dataset = dataset.and_then(|name| gateway.datasets.get(&name));
-    let outcome = match dataset {
-        Some(dataset) => {
-            audit::note(|line| line.dataset(&dataset.name));
-            gateway.accept(dataset, &head, &mut upload).await
-        }
-        None => Err(Refusal::UnknownDataset { known: gateway.known_datasets().join(", ") }),
-    };
+    let outcome = gateway.accept(dataset.as_deref(), &head, &mut upload).await;
     upload.discard();
     match outcome {
         Ok(report) => {
@@ -72,10 +66,12 @@ struct Posting<'a> {
 }
 
 impl Gateway {
-    async fn accept(&self, dataset: &KnownDataset, head: &Parts, upload: &mut Upload) -> Result<Report, Refusal> {
-        let caller = Caller::of(head);
-        let options = Options::of(head)?;
+    async fn accept(&self, dataset: Option<&str>, head: &Parts, upload: &mut Upload) -> Result<Report, Refusal> {
+        let caller = self.caller(head)?;
         audit::note(|line| line.caller(&caller));
+        let dataset = self.dataset(dataset, &caller.scope)?;
+        audit::note(|line| line.dataset(&dataset.name));
+        let options = Options::of(head)?;
         let form = Form::of(&head.headers)?;
         if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
             return Err(self.refuse_body(Stopped::TooLarge));
@@ -119,12 +115,16 @@ impl Gateway {
 
         let rules = batch::Rules {
             limits: &self.limits,
+            devices: &caller.scope.devices,
             now: self.clock.micros(),
             max_age: dataset.max_age,
             max_ahead: dataset.max_ahead,
             trace: head.extensions.get().map(TraceContext::headers).unwrap_or_default(),
         };
         let batch = batch::sort_out(body, &events, &rules);
+        if batch.report.has(Why::DeviceNotAllowed) {
+            debug!(ip = %caller.ip, key = caller.name.as_deref(), dataset = dataset.name, "device is not the caller's");
+        }
         if options.atomic {
             return self.store_whole(dataset, &events, batch).await;
         }

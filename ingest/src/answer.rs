@@ -46,6 +46,8 @@ pub(crate) struct Rejection {
 pub(crate) enum Why {
     /// It will never be accepted as it is.
     Invalid(Reason),
+    /// The key or token it came with is not for its device.
+    DeviceNotAllowed,
     /// Its device is over its limit: send it again later.
     RateLimited,
     /// Others of its batch could not be stored, and the batch was to be stored whole. Never listed, only counted.
@@ -66,6 +68,7 @@ impl Why {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Why::Invalid(reason) => reason.as_str(),
+            Why::DeviceNotAllowed => "device_not_allowed",
             Why::RateLimited => "rate_limited",
             Why::NotWhole => "not_whole",
             Why::LogUnavailable => "log_unavailable",
@@ -95,6 +98,11 @@ impl Report {
     pub(crate) fn invalid(&mut self, index: usize, invalid: &Invalid, id: Option<&str>) {
         let Invalid { reason, detail } = invalid;
         self.reject(index, Why::Invalid(*reason), || id.map(str::to_owned), || shorten(detail));
+    }
+
+    /// Whether events were rejected, and all of them for this reason.
+    pub(crate) fn is_all(&self, why: Why) -> bool {
+        !self.rejected.is_empty() && self.rejected.iter().all(|rejection| rejection.reason == why)
     }
 
     /// Whether any event was rejected for this reason.

@@ -23,6 +23,9 @@ const OLDEST_APPEND: &str = "lakehose_ingest_oldest_append_seconds";
 const HELD_BACK: &str = "lakehose_ingest_breaker_refused_total";
 const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
 const CONNECTIONS: &str = "lakehose_ingest_connections";
+const AUTHENTICATION_FAILURES: &str = "lakehose_ingest_authentication_failures_total";
+const CREDENTIALS_RELOADED: &str = "lakehose_ingest_credentials_reloads_total";
+const CREDENTIALS_STALE: &str = "lakehose_ingest_credentials_stale";
 const LIMITER_BUSY: &str = "lakehose_ingest_limiter_busy_ratio";
 const KEYED: &str = "lakehose_ingest_idempotency_requests_total";
 const KEYS: &str = "lakehose_ingest_idempotency_keys";
@@ -48,6 +51,15 @@ pub fn describe() {
     describe_counter!(HELD_BACK, "Requests refused before their body was read, with the breaker open or the log slow");
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
     describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
+    describe_counter!(AUTHENTICATION_FAILURES, "Requests without good credentials, by reason");
+    describe_counter!(
+        CREDENTIALS_RELOADED,
+        "Times that the file of keys or the JWKS had changed, by outcome (ok, failed)"
+    );
+    describe_gauge!(
+        CREDENTIALS_STALE,
+        "1 while the file (keys, jwks) cannot be used and what it was before is in force"
+    );
     describe_gauge!(LIMITER_BUSY, "Share of a limiter's cells in use: above 0.3, raise max_keys");
     describe_counter!(
         KEYED,
@@ -150,6 +162,21 @@ impl DatasetMetrics {
 pub(crate) fn refused(status: StatusCode, problem: &'static str) {
     counter!(REQUESTS, "status" => status.as_str().to_owned()).increment(1);
     counter!(REQUESTS_REFUSED, "problem" => problem).increment(1);
+}
+
+/// Credentials that were missing or not good.
+pub(crate) fn authentication_failed(reason: &'static str) {
+    counter!(AUTHENTICATION_FAILURES, "reason" => reason).increment(1);
+}
+
+/// A file of credentials that has changed.
+pub(crate) fn credentials_reloaded(file: &'static str, is_good: bool) {
+    let outcome = if is_good { "ok" } else { "failed" };
+    counter!(CREDENTIALS_RELOADED, "file" => file, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn credentials_stale(file: &'static str, is_stale: bool) {
+    gauge!(CREDENTIALS_STALE, "file" => file).set(f64::from(u8::from(is_stale)));
 }
 
 pub(crate) fn in_flight(bytes: usize) {

@@ -6,13 +6,14 @@
 
 use crate::answer::{REPLAYED, Report, Why};
 use crate::audit;
+use crate::auth::Denied;
 use crate::correlation;
 use crate::decode::{ACCEPTED, Malformed, Unsupported};
 use crate::idempotency::BadKey;
 use crate::limits::{Exceeded, Over, Scope};
 use crate::metrics;
 use axum::Extension;
-use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -22,6 +23,19 @@ use std::time::Duration;
 /// Why a whole request was not accepted.
 #[derive(Debug)]
 pub(crate) enum Refusal {
+    /// Credentials are missing, or not good; which is not told.
+    Unauthenticated {
+        presented: bool,
+    },
+    /// Too many wrong credentials came from the address.
+    TooManyGuesses {
+        retry_after: Duration,
+    },
+    DatasetNotAllowed {
+        allowed: String,
+    },
+    /// All events are of devices that the credentials are not for.
+    DevicesNotAllowed(Box<Report>),
     NoSuchPath,
     UnknownDataset {
         known: String,
@@ -85,6 +99,30 @@ impl Refusal {
         use Refusal::*;
         let row = |status, name, title, detail: String| Row { status, name, title, detail };
         match self {
+            Unauthenticated { .. } => row(
+                StatusCode::UNAUTHORIZED,
+                "unauthenticated",
+                "A good key or token is needed",
+                "send one as `Authorization: Bearer …`, or a key as `X-API-Key: …`".into(),
+            ),
+            TooManyGuesses { retry_after } => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-guesses",
+                "Too many wrong keys or tokens came from this address",
+                format!("these were not looked at; send the request again in {} s", whole_seconds(*retry_after)),
+            ),
+            DatasetNotAllowed { allowed } => row(
+                StatusCode::FORBIDDEN,
+                "dataset-not-allowed",
+                "The key or token is not for this dataset",
+                format!("the datasets that it may post to are: {allowed}"),
+            ),
+            DevicesNotAllowed(_) => row(
+                StatusCode::FORBIDDEN,
+                "device-not-allowed",
+                "The key or token is not for any of these devices",
+                "no event was accepted; `rejected` lists them".into(),
+            ),
             NoSuchPath => row(
                 StatusCode::NOT_FOUND,
                 "no-such-path",
@@ -231,7 +269,9 @@ impl Refusal {
 
     pub(crate) fn report(&self) -> Option<&Report> {
         match self {
-            Refusal::Invalid(report) | Refusal::NotWhole { report, .. } => Some(report),
+            Refusal::Invalid(report) | Refusal::DevicesNotAllowed(report) | Refusal::NotWhole { report, .. } => {
+                Some(report)
+            }
             Refusal::RateLimited { report, .. } | Refusal::LogUnavailable { report, .. } => report.as_deref(),
             _ => None,
         }
@@ -244,7 +284,15 @@ impl Refusal {
                 headers.insert(RETRY_AFTER, whole_seconds(exceeded.wait).into());
                 rate_limit_headers(exceeded, &mut headers);
             }
-            Refusal::Busy { retry_after }
+            Refusal::Unauthenticated { presented } => {
+                let challenge = match presented {
+                    true => "Bearer realm=\"lakehose\", error=\"invalid_token\"",
+                    false => "Bearer realm=\"lakehose\"",
+                };
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            Refusal::TooManyGuesses { retry_after }
+            | Refusal::Busy { retry_after }
             | Refusal::LogUnavailable { retry_after, .. }
             | Refusal::KeyInUse { retry_after } => {
                 headers.insert(RETRY_AFTER, whole_seconds(*retry_after).into());
@@ -269,7 +317,17 @@ impl Refusal {
         match held_back {
             _ if unavailable => Refusal::LogUnavailable { retry_after, report: Some(report) },
             Some(exceeded) => Refusal::RateLimited { exceeded, report: Some(report) },
+            None if report.is_all(Why::DeviceNotAllowed) => Refusal::DevicesNotAllowed(report),
             None => Refusal::Invalid(report),
+        }
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Refusal {
+        match denied {
+            Denied::Unauthenticated { presented } => Refusal::Unauthenticated { presented },
+            Denied::Slowed { retry_after } => Refusal::TooManyGuesses { retry_after },
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The whole URL space, and what every request finds there.
 
 use crate::accept;
+use crate::auth::{Auth, Door, Scope};
 use crate::breaker::Breaker;
+use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::condition::Condition;
 use crate::config::Config;
@@ -13,6 +15,7 @@ use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
 use crate::refusal::Refusal;
 use axum::extract::State;
+use axum::http::request::Parts;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -34,12 +37,14 @@ pub struct Deps {
     pub clock: Clock,
     /// Through it the caller sees how the gateway does.
     pub condition: Condition,
+    /// Who may post; `None`: everybody.
+    pub auth: Option<Arc<Auth>>,
 }
 
 impl Deps {
-    /// With the machine's clock.
+    /// With the machine's clock, for everybody.
     pub fn new(log: Arc<dyn Log>, datasets: Vec<Dataset>) -> Deps {
-        Deps { log, datasets, clock: Clock::system(), condition: Condition::default() }
+        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), auth: None }
     }
 }
 
@@ -67,6 +72,7 @@ pub(crate) struct Gateway {
     pub(crate) append_timeout: Duration,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) datasets: HashMap<String, KnownDataset>,
+    pub(crate) door: Option<Door>,
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
     pub(crate) outage: Outage,
@@ -106,6 +112,7 @@ impl Gateway {
             append_timeout: http.append_timeout,
             log: deps.log,
             datasets: deps.datasets.iter().map(known).collect(),
+            door: deps.auth.map(|auth| Door::new(auth, &deps.clock)),
             limits: Limits::new(limits, &deps.clock),
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
@@ -118,9 +125,28 @@ impl Gateway {
         gateway
     }
 
-    /// The names of the datasets, as answers list them.
-    pub(crate) fn known_datasets(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.datasets.keys().map(String::as_str).collect();
+    /// Who has sent this head, if they may come in.
+    pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Refusal> {
+        match &self.door {
+            None => Ok(Caller::of(head)),
+            Some(door) => Ok(door.caller(head)?),
+        }
+    }
+
+    /// The dataset of this name, if the caller may post to it.
+    pub(crate) fn dataset(&self, name: Option<&str>, scope: &Scope) -> Result<&KnownDataset, Refusal> {
+        let open_to_caller = || self.known_datasets(scope).join(", ");
+        match name.and_then(|name| self.datasets.get(name)) {
+            None => Err(Refusal::UnknownDataset { known: open_to_caller() }),
+            Some(dataset) if scope.allows_dataset(&dataset.name) => Ok(dataset),
+            Some(_) => Err(Refusal::DatasetNotAllowed { allowed: open_to_caller() }),
+        }
+    }
+
+    /// The names of the datasets in a scope, as answers list them.
+    fn known_datasets(&self, scope: &Scope) -> Vec<&str> {
+        let names = self.datasets.keys().map(String::as_str);
+        let mut names: Vec<&str> = names.filter(|name| scope.allows_dataset(name)).collect();
         names.sort_unstable();
         names
     }
@@ -153,15 +179,18 @@ impl KnownDataset {
     }
 }
 
-/// For who opens the address in a browser.
-async fn index(State(gateway): State<Arc<Gateway>>) -> Response {
-    Json(json!({
+/// For who opens the address in a browser. Strangers are not told which datasets there are.
+async fn index(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {
+    let mut page = json!({
         "service": "lakehose",
         "post_events": "/v1/events/{dataset}",
         "content_types": ACCEPTED.split(", ").collect::<Vec<_>>(),
-        "datasets": gateway.known_datasets(),
-    }))
-    .into_response()
+    });
+    if gateway.door.as_ref().is_none_or(|door| door.is_asked(&head)) {
+        let caller = gateway.caller(&head)?;
+        page["datasets"] = gateway.known_datasets(&caller.scope).into();
+    }
+    Ok(Json(page).into_response())
 }
 
 fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {

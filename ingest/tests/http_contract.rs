@@ -10,6 +10,9 @@ mod pressure;
 #[path = "http_contract/idempotency.rs"]
 mod idempotency;
 
+#[path = "http_contract/auth.rs"]
+mod auth;
+
 use axum::body::Body;
 use axum::http::{Method, Request};
 use bytes::Bytes;

@@ -10,6 +10,7 @@ use eventlog::{AppendError, Consumer, Log, LogError, NewRecord, Position, WholeE
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use governor::clock::FakeRelativeClock;
+use ingest::auth::{Auth, Settings};
 use ingest::{Clock, Config, Deps};
 use lake::dataset::{Dataset, DatasetSpec};
 use serde_json::Value;
@@ -181,15 +182,25 @@ pub fn datasets() -> Vec<Dataset> {
 }
 
 pub fn gateway(config: Config) -> Gateway {
-    gateway_of(config, datasets())
+    made(config, datasets(), &Settings::default())
 }
 
 pub fn gateway_of(config: Config, datasets: Vec<Dataset>) -> Gateway {
+    made(config, datasets, &Settings::default())
+}
+
+/// A gateway that wants to know who posts.
+pub fn guarded(config: Config, auth: &Settings) -> Gateway {
+    made(config, datasets(), auth)
+}
+
+fn made(config: Config, datasets: Vec<Dataset>, auth: &Settings) -> Gateway {
     config.check().unwrap();
     let log = Arc::new(MemoryLog::default());
     let time = FakeRelativeClock::default();
     let mut deps = Deps::new(Arc::clone(&log) as Arc<dyn Log>, datasets);
     deps.clock = Clock::manual(time.clone(), NOW);
+    deps.auth = Auth::open(auth).unwrap().map(Arc::new);
     Gateway { router: ingest::router(&config, deps), log, time }
 }
 
