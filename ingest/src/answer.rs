@@ -61,7 +61,8 @@ impl Why {
     pub(crate) fn is_final(self) -> bool {
         match self {
             Why::Invalid(_) => true,
-            Why::RateLimited | Why::LogUnavailable => false,
+            // What a key is for may be changed.
+            Why::DeviceNotAllowed | Why::RateLimited | Why::NotWhole | Why::LogUnavailable => false,
         }
     }
 

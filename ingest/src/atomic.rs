@@ -51,7 +51,7 @@ impl Gateway {
         let err = match self.append_whole(dataset, records).await {
             Ok(positions) => {
                 let stored = positions.into_iter().map(Ok).collect();
-                self.settle(&mut report, events, &indexes, stored);
+                self.settle(dataset, &mut report, events, &indexes, stored);
                 dataset.metrics.decided(&report);
                 return Ok(report);
             }
@@ -64,7 +64,7 @@ impl Gateway {
         };
         // A log that does not say which record is too large has refused them all.
         let bad = if bad.is_empty() { indexes } else { bad };
-        let retry_after = self.settle(&mut report, events, &bad, vec![Err(err); bad.len()]);
+        let retry_after = self.settle(dataset, &mut report, events, &bad, vec![Err(err); bad.len()]);
         dataset.metrics.decided(&report);
         dataset.metrics.refused(Why::NotWhole, sizes.len() - bad.len());
         if report.has(Why::LogUnavailable) {
