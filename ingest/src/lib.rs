@@ -18,7 +18,8 @@
 //! 7. [`store`] hands them to the log. Only what it reports as durable is counted as accepted (invariant I1), and
 //!    [`answer`] says per event what became of it.
 //!
-//! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP.
+//! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP. [`openapi`](mod@openapi)
+//! describes it all, from the same types.
 //!
 //! Compression and CloudEvents belong between steps 3 and 5; they are not here yet.
 
@@ -46,11 +47,14 @@ mod detached;
 mod answer;
 mod condition;
 mod refusal;
+mod openapi;
+mod docs_page;
 pub mod metrics;
 
 pub use clock::Clock;
 pub use condition::Condition;
 pub use config::{Config, ConfigError, Http, Limit, Limits};
+pub use openapi::openapi;
 pub use routes::{Deps, router};
 pub use serve::serve;
 

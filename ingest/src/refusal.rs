@@ -4,6 +4,10 @@
 //! table below, which programs may rely on; `detail` is for people. When the events of a request were looked at and none
 //! was accepted, the members of a 202 (`accepted`, `duplicates`, `rejected`) stand beside them.
 
+mod documented;
+
+pub(crate) use documented::{Documented, documented};
+
 use crate::answer::{REPLAYED, Report, Why};
 use crate::audit;
 use crate::auth::Denied;
@@ -19,9 +23,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::num::NonZeroU32;
 use std::time::Duration;
+use strum::EnumCount;
 
 /// Why a whole request was not accepted.
-#[derive(Debug)]
+#[derive(Debug, EnumCount)]
 pub(crate) enum Refusal {
     /// Credentials are missing, or not good; which is not told.
     Unauthenticated {
@@ -267,6 +272,12 @@ impl Refusal {
         }
     }
 
+    fn problem(&self, row: Row, request_id: Option<String>) -> Problem<'_> {
+        let Row { status, name, title, detail } = row;
+        let kind = format!("urn:lakehose:problem:{name}");
+        Problem { kind, title, status: status.as_u16(), detail, request_id, report: self.report() }
+    }
+
     pub(crate) fn report(&self) -> Option<&Report> {
         match self {
             Refusal::Invalid(report) | Refusal::DevicesNotAllowed(report) | Refusal::NotWhole { report, .. } => {
@@ -349,28 +360,22 @@ impl From<Over> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Row { status, name, title, detail } = self.row();
+        let row = self.row();
+        let Row { status, name, .. } = row;
         metrics::refused(status, name);
         if let Some(report) = self.report() {
             audit::note(|line| line.report(report));
         }
-        let problem = Problem {
-            kind: format!("urn:lakehose:problem:{name}"),
-            title,
-            status: status.as_u16(),
-            detail,
-            request_id: correlation::current_id(),
-            report: self.report(),
-        };
         // Strings and numbers always serialize; without a body the status still tells the truth.
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let body = serde_json::to_vec(&self.problem(row, correlation::current_id())).unwrap_or_default();
         let content_type = [(CONTENT_TYPE, "application/problem+json")];
         (status, content_type, self.headers(), Extension(audit::Problem(name)), body).into_response()
     }
 }
 
+/// The body of a refusal.
 #[derive(Serialize)]
-struct Problem<'a> {
+pub(crate) struct Problem<'a> {
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,

@@ -9,6 +9,7 @@ use crate::condition::Condition;
 use crate::config::Config;
 use crate::correlation;
 use crate::decode::ACCEPTED;
+use crate::docs_page;
 use crate::idempotency::Idempotency;
 use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
@@ -22,12 +23,13 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use eventlog::Log;
 use lake::dataset::{Dataset, Priority};
-use serde_json::json;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::error;
+use utoipa::ToSchema;
 
 /// What the gateway works with.
 pub struct Deps {
@@ -57,6 +59,10 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/v1/events/{dataset}", post(accept::events))
+        .route("/openapi.json", get(docs_page::description))
+        .route("/docs", get(docs_page::enter))
+        .route("/docs/", get(docs_page::front))
+        .route("/docs/{file}", get(docs_page::part))
         .fallback(async || Refusal::NoSuchPath)
         .method_not_allowed_fallback(async || Refusal::WrongMethod)
         .layer(CatchPanicLayer::custom(panicked))
@@ -179,18 +185,34 @@ impl KnownDataset {
     }
 }
 
-/// For who opens the address in a browser. Strangers are not told which datasets there are.
-async fn index(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {
-    let mut page = json!({
-        "service": "lakehose",
-        "post_events": "/v1/events/{dataset}",
-        "content_types": ACCEPTED.split(", ").collect::<Vec<_>>(),
-    });
-    if gateway.door.as_ref().is_none_or(|door| door.is_asked(&head)) {
-        let caller = gateway.caller(&head)?;
-        page["datasets"] = gateway.known_datasets(&caller.scope).into();
-    }
-    Ok(Json(page).into_response())
+/// For who opens the address in a browser.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Index {
+    service: &'static str,
+    post_events: &'static str,
+    content_types: Vec<&'static str>,
+    /// Those that the caller may post to. Strangers are not told which there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datasets: Option<Vec<String>>,
+    /// The description of all this, OpenAPI 3.1.
+    openapi: &'static str,
+    /// The same as a page.
+    docs: &'static str,
+}
+
+async fn index(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Json<Index>, Refusal> {
+    let datasets = match &gateway.door {
+        Some(door) if !door.is_asked(&head) => None,
+        _ => Some(gateway.known_datasets(&gateway.caller(&head)?.scope)),
+    };
+    Ok(Json(Index {
+        service: "lakehose",
+        post_events: "/v1/events/{dataset}",
+        content_types: ACCEPTED.split(", ").collect(),
+        datasets: datasets.map(|names| names.into_iter().map(str::to_owned).collect()),
+        openapi: "/openapi.json",
+        docs: "/docs",
+    }))
 }
 
 fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {

@@ -9,6 +9,7 @@
 mod support;
 
 mod first_steps;
+mod contract;
 mod keys;
 mod crashes;
 mod atomic;

@@ -32,6 +32,11 @@ pub fn duckdb() -> PathBuf {
     variable("LAKEHOSE_TEST_DUCKDB").into()
 }
 
+/// The interpreter that has what `infra/requirements.txt` names.
+pub fn python() -> PathBuf {
+    variable("LAKEHOSE_TEST_PYTHON").into()
+}
+
 /// The shared S3 server's address.
 pub fn s3() -> String {
     variable("LAKEHOSE_TEST_S3")
