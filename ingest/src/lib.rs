@@ -2,7 +2,7 @@
 //!
 //! # Life of a request
 //!
-//! 1. [`serve`](mod@serve) takes the connection; [`routes`] is the whole URL space on one screen.
+//! 1. [`serve`](mod@serve) takes the connection, [`tls`] may encrypt it; [`routes`] is the whole URL space on one screen.
 //! 2. [`accept`] is the order of things for `POST /v1/events/{dataset}`. What costs nothing is asked first: the dataset,
 //!    the content type, the length, whether the log is up.
 //! 3. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
@@ -21,6 +21,7 @@
 mod config;
 mod clock;
 mod serve;
+mod tls;
 mod routes;
 mod accept;
 mod caller;
@@ -40,6 +41,7 @@ pub use clock::Clock;
 pub use config::{Config, ConfigError, Http, Limit, Limits};
 pub use routes::{Deps, router};
 pub use serve::serve;
+pub use tls::{ClientAuth, ClientCertificate, Tls, TlsError};
 
 /// What benchmarks measure on its own. Not part of the contract of this crate.
 #[doc(hidden)]

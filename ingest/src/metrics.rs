@@ -20,6 +20,9 @@ const BODY_BYTES: &str = "lakehose_ingest_body_bytes_total";
 const APPEND_SECONDS: &str = "lakehose_ingest_append_seconds";
 const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
 const CONNECTIONS: &str = "lakehose_ingest_connections";
+const TLS_FAILURES: &str = "lakehose_ingest_tls_failures_total";
+const TLS_RELOADS: &str = "lakehose_ingest_tls_reloads_total";
+const TLS_EXPIRES: &str = "lakehose_ingest_tls_certificate_expires_timestamp_seconds";
 const LIMITER_BUSY: &str = "lakehose_ingest_limiter_busy_ratio";
 
 /// Tells the recorder what each series means.
@@ -37,6 +40,9 @@ pub fn describe() {
     );
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
     describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
+    describe_counter!(TLS_FAILURES, "TLS handshakes that did not come to their end, by reason");
+    describe_counter!(TLS_RELOADS, "New files of certificates, by outcome: loaded, or failed and the old ones stay");
+    describe_gauge!(TLS_EXPIRES, Unit::Seconds, "When the certificate in use expires, in seconds since 1970");
     describe_gauge!(LIMITER_BUSY, "Share of a limiter's cells in use: above 0.3, raise max_keys");
 }
 
@@ -114,6 +120,19 @@ pub(crate) fn in_flight(bytes: usize) {
 
 pub(crate) fn connections(open: usize) {
     gauge!(CONNECTIONS).set(open as f64);
+}
+
+pub(crate) fn tls_failed(reason: &'static str) {
+    counter!(TLS_FAILURES, "reason" => reason).increment(1);
+}
+
+/// A certificate is in use from now on. `expires` is in seconds since the epoch.
+pub(crate) fn tls_loaded(expires: i64) {
+    gauge!(TLS_EXPIRES).set(expires as f64);
+}
+
+pub(crate) fn tls_reloaded(outcome: &'static str) {
+    counter!(TLS_RELOADS, "outcome" => outcome).increment(1);
 }
 
 pub(crate) fn limiter_busy(limit: &'static str, ratio: f64) {
