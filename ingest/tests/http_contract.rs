@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "http_contract/fuzz/mod.rs"]
+mod fuzz;
+
 use axum::body::Body;
 use axum::http::{Method, Request};
 use bytes::Bytes;
