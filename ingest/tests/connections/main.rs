@@ -6,6 +6,8 @@
 mod support;
 
 mod tls;
+mod hostile;
+mod hostile_h2;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
