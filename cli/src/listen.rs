@@ -29,16 +29,17 @@ impl ListenAddr {
     }
 }
 
-/// Where nobody has to show who they are, whoever reaches the gateway can write: that must be said, not happen.
+/// Where nobody must say who they are, whoever reaches the gateway can write: that must be said, not happen.
 pub fn refuse_exposed(config: &Config, insecure: bool) -> anyhow::Result<()> {
     let listen = &config.listen;
-    if listen.is_loopback() || config.tls.requires_client_certificate() || insecure {
+    let callers_are_known = config.auth.is_on() || config.tls.requires_client_certificate();
+    if listen.is_loopback() || callers_are_known || insecure {
         return Ok(());
     }
     bail!(
         "listening on {listen} would let anybody who can reach it post events: \
-         use a loopback address such as --listen 127.0.0.1:8080, demand client certificates with tls.client_ca, \
-         or add --insecure if a network or proxy guards it"
+         use a loopback address such as --listen 127.0.0.1:8080, require keys with [auth] keys (`lakehose keys create` \
+         makes them) or client certificates with [tls] client_ca, or add --insecure if a network or proxy guards it"
     )
 }
 
@@ -75,19 +76,20 @@ mod tests {
     }
 
     #[test]
-    fn listens_beyond_loopback_only_for_known_clients_or_when_told_that_it_is_insecure() {
-        let check = |listen, tls: &str, insecure| {
-            let tls = toml::from_str(tls).unwrap();
-            refuse_exposed(&Config { listen: addr(listen), tls, ..Config::default() }, insecure)
+    fn listens_beyond_loopback_only_for_known_callers_or_when_told_that_it_is_insecure() {
+        let check = |listen, config: &str, insecure| {
+            let config = toml::from_str(config).unwrap();
+            refuse_exposed(&Config { listen: addr(listen), ..config }, insecure)
         };
         for loopback in ["127.0.0.1:0", "localhost:0", "[::1]:0"] {
             assert!(check(loopback, "", false).is_ok());
         }
         assert!(check("0.0.0.0:0", "", true).is_ok());
+        assert!(check("0.0.0.0:0", "[auth]\nkeys = 'keys'", false).is_ok());
         let refusal = check("0.0.0.0:8080", "", false).unwrap_err().to_string();
         assert!(refusal.contains("0.0.0.0:8080") && refusal.contains("--insecure"), "{refusal}");
 
-        let encrypted = "cert = 'c'\nkey = 'k'\n";
+        let encrypted = "[tls]\ncert = 'c'\nkey = 'k'\n";
         let known = format!("{encrypted}client_ca = 'a'\n");
         assert!(check("0.0.0.0:0", encrypted, false).is_err(), "who posts is not known");
         assert!(check("0.0.0.0:0", &known, false).is_ok());

@@ -26,6 +26,7 @@ mod history;
 mod sweep;
 mod dead;
 mod delete;
+mod keys;
 mod check;
 mod bench;
 mod failure;
@@ -39,6 +40,7 @@ use telemetry::Telemetry;
 
 fn main() -> ExitCode {
     allocator::bound_memory_of_threads();
+    process::raise_file_limit();
     let args = match Args::from_command_line() {
         Ok(args) => args,
         Err(answer) => return answer,
@@ -84,6 +86,7 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         Command::Sweep(args) => sweep::run(args, &config, telemetry.line).await,
         Command::Dead(args) => dead::run(args, &config).await,
         Command::Delete(args) => delete::run(args, &config, telemetry.line).await,
+        Command::Keys(args) => keys::run(args, &config),
         Command::Check(_) => check::run(&config).await,
         Command::Bench(args) => bench::run(args, &config).await,
     }

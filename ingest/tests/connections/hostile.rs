@@ -217,13 +217,14 @@ async fn an_upgrade_that_is_asked_for_is_not_made() {
 #[tokio::test]
 async fn who_does_not_read_the_answers_is_cut_off() {
     let mut config = Config::default();
+    config.http.header_timeout = Duration::from_millis(500);
     config.http.idle_timeout = Duration::from_millis(500);
     let server = serve(config).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     let mut stream = socket.connect(server.address).await.unwrap();
-    let requests = request("oops").repeat(100);
-    // Once answers are no longer taken, nor are requests.
+    // The answer lists each of the events, and is many times as long. Once answers are not taken, nor are requests.
+    let requests = request(&format!("[{}7]", "7,".repeat(900))).repeat(10);
     let flood = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(30), flood).await.expect("cut off");
     serves(&server).await;
