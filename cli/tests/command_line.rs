@@ -481,7 +481,8 @@ fn curl_posts_over_tls_and_beyond_loopback_only_with_a_certificate() {
     assert!(curl(directory.path(), &url.replace("https", "http"), &[]).contains("https://"));
     assert!(running.stop().status.success());
 
-    std::fs::write(directory.path().join("lakehose.toml"), format!("{tls}client_ca = '{authority}'\n")).unwrap();
+    let file = format!("{tls}client_ca = '{authority}'\n[ingest]\naudit = true\n");
+    std::fs::write(directory.path().join("lakehose.toml"), file).unwrap();
     let up = lakehose(directory.path(), &["up", "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"]);
     let running = Running::start(up);
     let url = running.fact("POST events to ");
@@ -489,7 +490,9 @@ fn curl_posts_over_tls_and_beyond_loopback_only_with_a_certificate() {
     assert!(said.contains(r#""accepted":1"#), "{said}");
     let said = curl(directory.path(), url, &["--cacert", authority]);
     assert!(said.contains("certificate required") && !said.contains("accepted"), "{said}");
-    assert!(running.stop().status.success());
+    let output = running.stop();
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("caller=\"sensor-1\""), "it is known who posted");
 }
 
 #[test]
