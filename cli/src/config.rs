@@ -38,6 +38,7 @@ pub struct Config {
     pub auth: ingest::auth::Settings,
     pub limits: ingest::Limits,
     pub ingest: ingest::Http,
+    pub tls: ingest::Tls,
     pub flush: FlushConfig,
     pub memory: Memory,
     pub compaction: compactor::Config,
@@ -56,6 +57,7 @@ impl Default for Config {
             auth: ingest::auth::Settings::default(),
             limits: ingest::Limits::default(),
             ingest: ingest::Http::default(),
+            tls: ingest::Tls::default(),
             flush: FlushConfig::default(),
             memory: Memory::default(),
             compaction: compactor::Config::default(),
@@ -112,7 +114,7 @@ impl Config {
     /// What one setting alone cannot tell.
     fn check(&self) -> anyhow::Result<()> {
         self.datasets()?;
-        self.gateway().check().context("[ingest] and [limits]")?;
+        self.gateway().check().context("[ingest], [limits] and [tls]")?;
         self.auth.check().context("[auth]")?;
         if self.flush.every.is_zero() {
             bail!("flush.every is 0: give the time after which events must be in the table, such as \"5s\"");
@@ -128,7 +130,7 @@ impl Config {
 
     /// What the gateway is told.
     pub fn gateway(&self) -> ingest::Config {
-        ingest::Config { http: self.ingest.clone(), limits: self.limits.clone() }
+        ingest::Config { http: self.ingest.clone(), limits: self.limits.clone(), tls: self.tls.clone() }
     }
 
     /// What each processor is told when `processors` share the memory. `drain_to_end`: the gateway stops first.

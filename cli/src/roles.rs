@@ -69,6 +69,9 @@ impl Surroundings {
     async fn find(roles: Roles, config: &Config) -> anyhow::Result<Surroundings> {
         let datasets = config.datasets()?;
         let admin = config.admin.bind("--admin").await?;
+        if roles.gateway {
+            config.tls.try_out().context("[tls]")?;
+        }
         let gateway = match roles.gateway {
             true => Some(config.listen.bind("--listen").await?),
             false => None,
@@ -91,10 +94,11 @@ impl Surroundings {
         Ok(Surroundings { datasets, admin, gateway, auth, log, lake, roles })
     }
 
-    fn welcome(&self, config: &Config) -> anyhow::Result<Welcome<'_>> {
+    fn welcome<'a>(&'a self, config: &'a Config) -> anyhow::Result<Welcome<'a>> {
         Ok(Welcome {
             datasets: &self.datasets,
             gateway: self.gateway.as_ref().map(TcpListener::local_addr).transpose()?,
+            tls: &config.tls,
             admin: self.admin.local_addr()?,
             log: self.log.is_some().then(|| log::place(config)),
             lake: self.lake.as_ref(),

@@ -130,7 +130,7 @@ fn every_path_that_the_documentation_names_exists() {
 #[test]
 fn every_test_that_the_documentation_names_exists() {
     let (mut wrong, mut found) = (Vec::new(), 0);
-    for page in ["docs/ARCHITECTURE.md", "docs/FAULTS.md"] {
+    for page in ["docs/ARCHITECTURE.md", "docs/FAULTS.md", "docs/SECURITY.md"] {
         let mut in_table = false;
         for line in read(page).lines() {
             let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
@@ -154,6 +154,30 @@ fn every_test_that_the_documentation_names_exists() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(found > 30, "only {found} tests are named");
+}
+
+/// Under a line that names a file of examples stands a part of that file.
+#[test]
+fn what_the_documentation_shows_of_an_example_is_in_it() {
+    let page = read("docs/DEVICES.md");
+    let lines: Vec<&str> = page.lines().collect();
+    let mut shown = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let named = line.split('`').skip(1).step_by(2).find(|path| path.starts_with("docs/examples/"));
+        let (Some(file), true) = (named, line.ends_with(':')) else { continue };
+        let block: Vec<&str> = lines[at + 2..].iter().map_while(|line| line.strip_prefix("    ")).collect();
+        let margin = |line: &&str| line.len() - line.trim_start().len();
+        let text = read(file);
+        let whole: Vec<&str> = text.lines().collect();
+        // A part is shown with its own margin.
+        let is_there = whole.windows(block.len()).any(|part| {
+            let more = margin(&part[0]) - margin(&block[0]).min(margin(&part[0]));
+            part.iter().zip(&block).all(|(found, line)| found.get(more..).unwrap_or_default() == *line)
+        });
+        assert!(!block.is_empty() && is_there, "not in {file}:\n{}", block.join("\n"));
+        shown.push(file);
+    }
+    assert_eq!(shown, ["docs/examples/post.sh", "docs/examples/device.py", "docs/examples/device.c"]);
 }
 
 /// File and function of each test that a cell names.

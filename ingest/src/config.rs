@@ -3,6 +3,7 @@
 //! Every bound on memory and time of the gateway is here, with a default that runs on a laptop. There is no way to
 //! switch a bound off, only to set it high.
 
+use crate::tls::Tls;
 use bytesize::ByteSize;
 use serde::Deserialize;
 use std::num::NonZeroU32;
@@ -15,6 +16,8 @@ pub struct Config {
     pub http: Http,
     /// The section `[limits]`.
     pub limits: Limits,
+    /// The section `[tls]`.
+    pub tls: Tls,
 }
 
 /// Sizes and times of requests: the section `[ingest]`.
@@ -203,7 +206,7 @@ impl Config {
                 return invalid(field, "must be longer than 0s");
             }
         }
-        Ok(())
+        self.tls.check()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! # Life of a request
 //!
-//! 1. [`serve`](mod@serve) takes the connection; [`routes`] is the whole URL space on one screen.
+//! 1. [`serve`](mod@serve) takes the connection, [`tls`] may encrypt it; [`routes`] is the whole URL space on one screen.
 //! 2. [`correlation`] gives it the names under which it is found again, and [`audit`] its line in the log.
 //! 3. [`accept`] is the order of things for `POST /v1/events/{dataset}`. Before everything else [`auth`] asks who it is
 //!    and what they may post; then what costs nothing: the dataset, the content type, the length, whether the log takes
@@ -26,6 +26,7 @@
 mod config;
 mod clock;
 mod serve;
+mod tls;
 mod routes;
 mod correlation;
 mod trace_context;
@@ -57,6 +58,7 @@ pub use config::{Config, ConfigError, Http, Limit, Limits};
 pub use openapi::openapi;
 pub use routes::{Deps, router};
 pub use serve::serve;
+pub use tls::{ClientAuth, ClientCertificate, Tls, TlsError};
 
 /// What benchmarks measure on its own. Not part of the contract of this crate.
 #[doc(hidden)]

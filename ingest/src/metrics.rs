@@ -26,6 +26,9 @@ const CONNECTIONS: &str = "lakehose_ingest_connections";
 const AUTHENTICATION_FAILURES: &str = "lakehose_ingest_authentication_failures_total";
 const CREDENTIALS_RELOADED: &str = "lakehose_ingest_credentials_reloads_total";
 const CREDENTIALS_STALE: &str = "lakehose_ingest_credentials_stale";
+const TLS_FAILURES: &str = "lakehose_ingest_tls_failures_total";
+const TLS_RELOADS: &str = "lakehose_ingest_tls_reloads_total";
+const TLS_EXPIRES: &str = "lakehose_ingest_tls_certificate_expires_timestamp_seconds";
 const LIMITER_BUSY: &str = "lakehose_ingest_limiter_busy_ratio";
 const KEYED: &str = "lakehose_ingest_idempotency_requests_total";
 const KEYS: &str = "lakehose_ingest_idempotency_keys";
@@ -60,6 +63,9 @@ pub fn describe() {
         CREDENTIALS_STALE,
         "1 while the file (keys, jwks) cannot be used and what it was before is in force"
     );
+    describe_counter!(TLS_FAILURES, "TLS handshakes that did not come to their end, by reason");
+    describe_counter!(TLS_RELOADS, "New files of certificates, by outcome: loaded, or failed and the old ones stay");
+    describe_gauge!(TLS_EXPIRES, Unit::Seconds, "When the certificate in use expires, in seconds since 1970");
     describe_gauge!(LIMITER_BUSY, "Share of a limiter's cells in use: above 0.3, raise max_keys");
     describe_counter!(
         KEYED,
@@ -185,6 +191,19 @@ pub(crate) fn in_flight(bytes: usize) {
 
 pub(crate) fn connections(open: usize) {
     gauge!(CONNECTIONS).set(open as f64);
+}
+
+pub(crate) fn tls_failed(reason: &'static str) {
+    counter!(TLS_FAILURES, "reason" => reason).increment(1);
+}
+
+/// A certificate is in use from now on. `expires` is in seconds since the epoch.
+pub(crate) fn tls_loaded(expires: i64) {
+    gauge!(TLS_EXPIRES).set(expires as f64);
+}
+
+pub(crate) fn tls_reloaded(outcome: &'static str) {
+    counter!(TLS_RELOADS, "outcome" => outcome).increment(1);
 }
 
 pub(crate) fn limiter_busy(limit: &'static str, ratio: f64) {

@@ -104,7 +104,7 @@ pub(crate) const EVENT_BYTES: usize = 512;
 
 impl Gateway {
     pub(crate) fn new(config: &Config, deps: Deps) -> Arc<Gateway> {
-        let Config { http, limits } = config;
+        let Config { http, limits, .. } = config;
         let size = |bytes: bytesize::ByteSize| usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX);
         let max_in_flight = size(http.max_in_flight);
         // A body takes at most one half (`Config::check`) and its events the other, so on an idle gateway every

@@ -15,6 +15,11 @@ mod idempotency;
 #[path = "http_contract/auth.rs"]
 mod auth;
 
+#[path = "http_contract/fuzz/mod.rs"]
+mod fuzz;
+#[path = "http_contract/hostile.rs"]
+mod hostile;
+
 use axum::body::Body;
 use axum::http::{Method, Request};
 use bytes::Bytes;

@@ -50,6 +50,11 @@ fn reads_every_section() {
         [ingest]
         max_body = "4MiB"
         max_in_flight = "128MiB"
+        [tls]
+        cert = "cert.pem"
+        key = "key.pem"
+        client_ca = "ca.pem"
+        client_auth = "optional"
         [flush]
         every = "2s"
         bytes = "32MiB"
@@ -72,6 +77,7 @@ fn reads_every_section() {
     assert_eq!(config.datasets().unwrap()[0].spec.columns.len(), 3);
     assert!(config.limits.per_device.is_some() && config.limits.per_ip.is_some() && config.limits.global.is_some());
     assert_eq!(config.gateway().http.max_body, ByteSize::mib(4));
+    assert!(config.gateway().tls.is_on() && !config.tls.requires_client_certificate());
     assert_eq!(config.processor(2, true).memory, ByteSize::mib(512));
     assert_eq!(config.compaction.every, Duration::from_secs(60));
     assert_eq!(config.eventlog.disk_budget, ByteSize::gib(2));
@@ -143,6 +149,15 @@ fn a_mistake_in_the_file_names_line_setting_and_what_is_allowed() {
         assert!(words.iter().all(|word| problem.contains(word)), "{file}\n{problem}");
         assert!(!problem.contains('\n'), "{problem}");
     }
+}
+
+#[test]
+fn certificates_can_be_given_by_variables_one_by_one() {
+    let variables =
+        [("LAKEHOSE_TLS_CLIENT_CA", "ca.pem"), ("LAKEHOSE_TLS_KEY", "key.pem"), ("LAKEHOSE_TLS_CERT", "cert.pem")];
+    assert!(from("", &variables, Overrides::default()).unwrap().tls.requires_client_certificate());
+    let problem = format!("{:#}", from("", &variables[..2], Overrides::default()).unwrap_err());
+    assert!(problem.contains("`tls.cert` is missing"), "{problem}");
 }
 
 #[test]
