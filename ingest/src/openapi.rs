@@ -35,6 +35,7 @@ pub fn openapi() -> Value {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "A key, or a JSON Web Token."},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "certificate": {"type": "mutualTLS", "description": "A client certificate, where `[tls]` asks for one."},
             },
         },
     })
@@ -70,7 +71,7 @@ fn index() -> Value {
 
 /// None is needed where the gateway asks for none.
 fn security() -> Value {
-    json!([{}, {"bearer": []}, {"key": []}])
+    json!([{}, {"bearer": []}, {"key": []}, {"certificate": []}])
 }
 
 /// What is always there to be read.
