@@ -7,7 +7,7 @@ use crate::batch::{self, Batch};
 use crate::body::{Stopped, Upload};
 use crate::caller::Caller;
 use crate::decode::{self, Form, Malformed};
-use crate::limits::Over;
+use crate::limits::{self, Over};
 use crate::pressure::Reservation;
 use crate::refusal::Refusal;
 use crate::routes::{EVENT_BYTES, Gateway, KnownDataset};
@@ -18,7 +18,6 @@ use axum::http::header::CONTENT_LENGTH;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 pub(crate) async fn events(
@@ -39,7 +38,12 @@ pub(crate) async fn events(
             gateway.metrics.accepted();
             report.into_response()
         }
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            if let (Refusal::Busy { .. }, Some(dataset)) = (&refusal, dataset) {
+                dataset.metrics.busy(dataset.priority);
+            }
+            refusal.into_response()
+        }
     }
 }
 
@@ -53,14 +57,14 @@ struct Posting<'a> {
 
 impl Gateway {
     async fn accept(&self, dataset: &KnownDataset, head: &Parts, upload: &mut Upload) -> Result<Report, Refusal> {
-        let caller = Caller::of(head);
+        let caller = Caller::of(head, &self.proxies);
         let form = Form::of(&head.headers)?;
         if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
             return Err(self.refuse_body(Stopped::TooLarge));
         }
         self.check_log()?;
 
-        let mut held = self.budget.reserve();
+        let mut held = self.budget.reserve_below(dataset.max_in_flight);
         let body = upload.read(self.max_body, self.body_timeout, &mut held).await;
         let body = body.map_err(|stopped| self.refuse_body(stopped))?;
         self.metrics.body_read(body.len());
@@ -73,7 +77,8 @@ impl Gateway {
         let Posting { dataset, caller, form, head } = posting;
         let events = decode::frame(*form, body, self.max_events).map_err(|malformed| self.refuse_form(malformed))?;
         held.grow(events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(spent.into()))?;
-        self.check_rate(dataset, caller, events.len())?;
+        let request = dataset.request(caller, events.len(), body.len());
+        self.check_rate(dataset, &request)?;
 
         let rules = batch::Rules {
             limits: &self.limits,
@@ -82,22 +87,22 @@ impl Gateway {
             max_ahead: dataset.max_ahead,
             traceparent: traceparent(&head.headers),
         };
-        let Batch { records, indexes, mut report, held_back } = batch::sort_out(body, &events, &rules);
+        let Batch { records, indexes, mut report, over } = batch::sort_out(body, &events, &rules);
 
         let outcomes = self.append(dataset, records).await;
         let retry_after = self.settle(&mut report, &events, &indexes, outcomes);
         dataset.metrics.decided(&report);
         if report.accepted == 0 {
-            return Err(Refusal::nothing_accepted(report, held_back, retry_after));
+            let over = over.map(|over| self.limits.also(&request, over));
+            return Err(Refusal::nothing_accepted(report, over, retry_after));
         }
         Ok(report)
     }
 
-    fn check_rate(&self, dataset: &KnownDataset, caller: &Caller, events: usize) -> Result<(), Refusal> {
-        let Some(count) = u32::try_from(events).ok().and_then(NonZeroU32::new) else { return Ok(()) };
-        self.limits.request(caller.ip, count).map_err(|over| {
+    fn check_rate(&self, dataset: &KnownDataset, request: &limits::Request<'_>) -> Result<(), Refusal> {
+        self.limits.request(request).map_err(|over| {
             if let Over::Wait(_) = over {
-                dataset.metrics.refused(Why::RateLimited, events);
+                dataset.metrics.refused(Why::RateLimited, request.events);
             }
             over.into()
         })

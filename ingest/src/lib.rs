@@ -6,9 +6,9 @@
 //! 2. [`accept`] is the order of things for `POST /v1/events/{dataset}`. What costs nothing is asked first: the dataset,
 //!    the content type, the length, whether the log is up.
 //! 3. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
-//!    ([`pressure`]).
+//!    ([`pressure`]), of which lower classes of datasets leave a part to higher ones ([`priority`]).
 //! 4. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
-//!    address and for the gateway as a whole.
+//!    key, the address (that of the client, if [`proxies`] are trusted), the dataset and the gateway as a whole.
 //! 5. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
 //!    others; records share the bytes of the body.
 //! 6. [`store`] hands them to the log. Only what it reports as durable is counted as accepted (invariant I1), and
@@ -24,6 +24,8 @@ mod serve;
 mod routes;
 mod accept;
 mod caller;
+mod proxies;
+mod priority;
 mod pressure;
 mod body;
 mod decode;
@@ -38,6 +40,7 @@ pub mod metrics;
 
 pub use clock::Clock;
 pub use config::{Config, ConfigError, Http, Limit, Limits};
+pub use proxies::{ProxyHeader, TrustedProxies};
 pub use routes::{Deps, router};
 pub use serve::serve;
 

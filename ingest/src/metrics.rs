@@ -5,6 +5,7 @@
 
 use crate::answer::{Report, Why};
 use axum::http::StatusCode;
+use lake::dataset::Priority;
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -20,6 +21,8 @@ const BODY_BYTES: &str = "lakehose_ingest_body_bytes_total";
 const APPEND_SECONDS: &str = "lakehose_ingest_append_seconds";
 const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
 const CONNECTIONS: &str = "lakehose_ingest_connections";
+const BUSY: &str = "lakehose_ingest_requests_busy_total";
+const LIMITED: &str = "lakehose_ingest_limited_total";
 const LIMITER_BUSY: &str = "lakehose_ingest_limiter_busy_ratio";
 
 /// Tells the recorder what each series means.
@@ -37,6 +40,11 @@ pub fn describe() {
     );
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
     describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
+    describe_counter!(
+        BUSY,
+        "Requests refused because the bytes in flight are spent, as far as their class may fill them"
+    );
+    describe_counter!(LIMITED, "Events that must come later because of this limit");
     describe_gauge!(LIMITER_BUSY, "Share of a limiter's cells in use: above 0.3, raise max_keys");
 }
 
@@ -96,6 +104,11 @@ impl DatasetMetrics {
         }
     }
 
+    /// A request for which there was no room.
+    pub(crate) fn busy(&self, class: Priority) {
+        counter!(BUSY, "dataset" => Arc::clone(&self.dataset), "priority" => class.as_str()).increment(1);
+    }
+
     /// Events refused before they were looked at.
     pub(crate) fn refused(&self, why: Why, events: usize) {
         counter!(REFUSED, "dataset" => Arc::clone(&self.dataset), "reason" => why.as_str()).increment(events as u64);
@@ -114,6 +127,11 @@ pub(crate) fn in_flight(bytes: usize) {
 
 pub(crate) fn connections(open: usize) {
     gauge!(CONNECTIONS).set(open as f64);
+}
+
+/// Counts events that a limit refuses.
+pub(crate) fn limited(limit: &'static str) -> Counter {
+    counter!(LIMITED, "limit" => limit)
 }
 
 pub(crate) fn limiter_busy(limit: &'static str, ratio: f64) {

@@ -1,19 +1,22 @@
 //! The whole URL space, and what every request finds there.
 
 use crate::accept;
+use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::decode::ACCEPTED;
-use crate::limits::Limits;
+use crate::limits::{self, Limits, Meters};
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
+use crate::priority::{Classes, Share};
+use crate::proxies::Proxies;
 use crate::refusal::Refusal;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use eventlog::Log;
-use lake::dataset::Dataset;
+use lake::dataset::{Dataset, Priority};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -60,6 +63,7 @@ pub(crate) struct Gateway {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) datasets: HashMap<String, KnownDataset>,
     pub(crate) limits: Limits,
+    pub(crate) proxies: Proxies,
     pub(crate) budget: Arc<Budget>,
     pub(crate) outage: Outage,
     pub(crate) clock: Clock,
@@ -71,6 +75,12 @@ pub(crate) struct KnownDataset {
     pub(crate) name: String,
     pub(crate) max_age: i64,
     pub(crate) max_ahead: i64,
+    pub(crate) priority: Priority,
+    /// What its class may fill of the global limit.
+    pub(crate) share: Share,
+    /// Its requests are refused when all requests under way would hold more bytes than this.
+    pub(crate) max_in_flight: usize,
+    pub(crate) meters: Meters,
     pub(crate) metrics: DatasetMetrics,
 }
 
@@ -85,14 +95,26 @@ impl Gateway {
         // A body takes at most one half (`Config::check`) and its events the other, so on an idle gateway every
         // request within its bounds fits.
         let room_for_events = (max_in_flight / 2 / EVENT_BYTES).max(1);
+        let max_body = size(http.max_body);
+        let max_events = (http.max_events as usize).min(room_for_events);
+        let largest = max_body.saturating_add(max_events * EVENT_BYTES);
+
+        let classes = Classes::of(&deps.datasets);
+        let known = |dataset: &Dataset| {
+            let share = classes.share(dataset.spec.priority);
+            let max_in_flight = share.of_bytes_in_flight(max_in_flight, largest);
+            let meters = Meters::of_dataset(limits.of_dataset(&dataset.name), &deps.clock);
+            (dataset.name.clone(), KnownDataset::new(dataset, share, max_in_flight, meters))
+        };
         Arc::new(Gateway {
-            max_body: size(http.max_body),
-            max_events: (http.max_events as usize).min(room_for_events),
+            max_body,
+            max_events,
             body_timeout: http.body_timeout,
             append_timeout: http.append_timeout,
             log: deps.log,
-            datasets: deps.datasets.iter().map(|dataset| (dataset.name.clone(), KnownDataset::new(dataset))).collect(),
+            datasets: deps.datasets.iter().map(known).collect(),
             limits: Limits::new(limits, &deps.clock),
+            proxies: Proxies { trusted: http.trusted_proxies.clone(), header: http.proxy_header },
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
             clock: deps.clock,
@@ -115,14 +137,23 @@ impl Gateway {
 }
 
 impl KnownDataset {
-    fn new(dataset: &Dataset) -> KnownDataset {
+    fn new(dataset: &Dataset, share: Share, max_in_flight: usize, meters: Meters) -> KnownDataset {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         KnownDataset {
             name: dataset.name.clone(),
             max_age: micros(dataset.spec.max_age),
             max_ahead: micros(dataset.spec.max_ahead),
+            priority: dataset.spec.priority,
+            share,
+            max_in_flight,
+            meters,
             metrics: DatasetMetrics::new(&dataset.name),
         }
+    }
+
+    /// A request as limits count it.
+    pub(crate) fn request<'a>(&'a self, caller: &'a Caller, events: usize, bytes: usize) -> limits::Request<'a> {
+        limits::Request { caller, dataset: &self.meters, share: self.share, events, bytes }
     }
 }
 
