@@ -129,10 +129,14 @@ pub fn datasets() -> Vec<Dataset> {
 }
 
 pub fn gateway(config: Config) -> Gateway {
+    gateway_of(config, datasets())
+}
+
+pub fn gateway_of(config: Config, datasets: Vec<Dataset>) -> Gateway {
     config.check().unwrap();
     let log = Arc::new(MemoryLog::default());
     let time = FakeRelativeClock::default();
-    let mut deps = Deps::new(Arc::clone(&log) as Arc<dyn Log>, datasets());
+    let mut deps = Deps::new(Arc::clone(&log) as Arc<dyn Log>, datasets);
     deps.clock = Clock::manual(time.clone(), NOW);
     Gateway { router: ingest::router(&config, deps), log, time }
 }
