@@ -287,3 +287,38 @@ proptest! {
         }
     }
 }
+
+/// Ten million strangers, each with a key, an address and a device of its own; fewer in a debug build.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_ten_million_keys_addresses_and_devices() {
+    const STRANGERS: u32 = if cfg!(debug_assertions) { 500_000 } else { 10_000_000 };
+    /// In each of six tables a map would hold at least the hash and the state of each: 96 bytes in all.
+    const MOST: usize = STRANGERS as usize * 32;
+
+    let limit = events(10.0, 10).unwrap().and_bytes(ByteSize(1_000), ByteSize(1_000)).ok();
+    let gateway = Gateway::of(&config::Limits {
+        per_device: limit,
+        per_key: limit,
+        per_ip: limit,
+        max_keys: 10_000,
+        ..config::Limits::default()
+    });
+    let mut before = 0;
+    for stranger in 0..STRANGERS {
+        gateway.time.advance(Duration::from_micros(10));
+        assert_eq!(gateway.send(stranger, 1, 100), Ok(()), "who comes once is below every limit");
+        assert_eq!(gateway.limits.device(&stranger.to_string(), 100), Ok(()));
+        if stranger == 10_000 {
+            before = resident_bytes();
+        }
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < MOST, "{grown} bytes more");
+}
+
+#[cfg(target_os = "linux")]
+fn resident_bytes() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * rustix::param::page_size()
+}
