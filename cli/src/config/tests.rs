@@ -186,6 +186,17 @@ fn limits_and_proxies_are_set_by_variables_too() {
 }
 
 #[test]
+fn the_documented_limits_can_be_set() {
+    let page = include_str!("../../../docs/OPERATIONS.md");
+    let (_, section) = page.split_once("## Limits\n").unwrap();
+    let example: Vec<&str> = section.lines().skip(1).take_while(|line| !line.is_empty()).collect();
+    let config = from(&format!("[datasets.heartbeats]\n{}", example.join("\n")), &[], Overrides::default()).unwrap();
+    let ingest::Limits { per_device, per_key, per_ip, per_dataset, global, datasets, .. } = &config.limits;
+    assert!([per_device, per_key, per_ip, per_dataset, global].into_iter().all(Option::is_some), "{example:?}");
+    assert!(datasets.contains_key("heartbeats"));
+}
+
+#[test]
 fn a_limit_of_a_dataset_that_is_not_there_is_refused_by_name() {
     let problem = problem("[datasets.trips]\n[limits.datasets]\ntrisp = { events_per_second = 1 }", &[]);
     assert!(problem.contains("limits.datasets.trisp") && problem.contains("trips"), "{problem}");

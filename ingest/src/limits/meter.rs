@@ -55,6 +55,11 @@ impl Ask<'_> {
         Ask { reserve: part(self.meter.rate.burst().get()), ..self }
     }
 
+    /// Whether it must leave something to others.
+    pub(crate) fn leaves_any(&self) -> bool {
+        self.reserve > 0
+    }
+
     /// Whether it is more than ever passes at once.
     pub(crate) fn too_much(&self) -> Option<TooMuch> {
         let Meter { policy, rate, .. } = self.meter;
