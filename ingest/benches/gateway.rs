@@ -11,6 +11,7 @@ use bytesize::ByteSize;
 use eventlog::{AppendError, Consumer, Log, LogError, NewRecord, Position};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use ingest::auth::{Auth, Secret, Settings};
 use ingest::bench::{Form, frame};
 use ingest::{Config, Deps, Limit, Limits};
 use lake::dataset::{Dataset, DatasetSpec};
@@ -77,9 +78,15 @@ fn main() {
         ..Limits::default()
     };
     let limited_in_bytes = router(&config);
+    let secret = Secret::from_entropy([1; 6], [2; 32]);
+    let keys = format!("[[keys]]\nid = '{}'\nname = 'bench'\nsha256 = '{}'\n", secret.id(), secret.hash());
+    let settings = Settings { keys_text: Some(keys), ..Settings::default() };
+    let auth = Auth::open(&settings).expect("keys").map(Arc::new);
+    let keyed = ingest::router(&Config::default(), Deps { auth, ..deps() });
     let post = |name: &str, router: &Router, kind: &str, body: &Bytes, count| {
         report(name, count, || {
             let request = Request::post("/v1/events/events").header("content-type", kind);
+            let request = request.header("x-api-key", secret.reveal());
             let request = request.body(Body::from(body.clone())).expect("a request");
             let response = runtime.block_on(router.clone().oneshot(request)).expect("an answer");
             assert_eq!(response.status(), 202);
@@ -90,6 +97,7 @@ fn main() {
     post("router, 100 lines, limits of events", &limited, "application/x-ndjson", &lines, 100);
     post("router, 100 lines, all limits", &limited_in_bytes, "application/x-ndjson", &lines, 100);
     post("router, single events", &plain, "application/json", &single, 1);
+    post("router, single events, a key", &keyed, "application/json", &single, 1);
     post("router, single events, limits of events", &limited, "application/json", &single, 1);
     post("router, single events, all limits", &limited_in_bytes, "application/json", &single, 1);
 

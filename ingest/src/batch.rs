@@ -3,12 +3,14 @@
 //! Pure but for the device limits. Events are taken in their order:
 //!
 //! - An event that `lake::event` refuses is rejected alone.
+//! - One of a device that the caller's key or token is not for is rejected alone.
 //! - One that repeats the `device_id` and `id` of an earlier one in this request is a duplicate and not stored again.
 //! - Once an event of a device is over the device's limit, so are all later ones of that device in this request. Else
 //!   the rate could grant a later event while the earlier one must be sent again, and the device's order would break.
 //! - An event larger than the device's limit ever lets through is rejected for good, alone.
 
 use crate::answer::{Report, Why};
+use crate::auth::Devices;
 use crate::limits::{Exceeded, Limits, Over, TooMuch};
 use bytes::Bytes;
 use eventlog::NewRecord;
@@ -20,13 +22,15 @@ use uuid::Uuid;
 /// What applies to all events of a request.
 pub(crate) struct Rules<'a> {
     pub(crate) limits: &'a Limits,
+    /// Whose events the caller may post.
+    pub(crate) devices: &'a Devices,
     /// When the request was received, microseconds since the epoch.
     pub(crate) now: i64,
     /// Oldest and furthest `time` allowed, in microseconds from now.
     pub(crate) max_age: i64,
     pub(crate) max_ahead: i64,
-    /// Passed on to every record.
-    pub(crate) traceparent: Option<Bytes>,
+    /// Headers of every record, for who follows a trace.
+    pub(crate) trace: Vec<(&'static str, Bytes)>,
 }
 
 /// The events of a request, sorted out.
@@ -61,6 +65,11 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
                 continue;
             }
         };
+        if !rules.devices.allow(&event.device_id) {
+            let detail = || "the key or token of this request may not post for this device".to_owned();
+            batch.report.reject(index, Why::DeviceNotAllowed, || event.id.as_deref().map(str::to_owned), detail);
+            continue;
+        }
         if let Err(invalid) = event.check_time(rules.now, rules.max_age, rules.max_ahead) {
             batch.report.invalid(index, &invalid, event.id.as_deref());
             continue;
@@ -73,7 +82,7 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
             batch.refuse(index, event.id.as_deref(), over);
             continue;
         }
-        batch.records.push(record(body, text, event, &received_at, rules.traceparent.as_ref()));
+        batch.records.push(record(body, text, event, &received_at, &rules.trace));
         batch.indexes.push(index);
     }
     batch
@@ -105,15 +114,21 @@ impl Batch {
 ///
 /// `id` is the event's, or a new UUIDv7 (which cannot recognise a repetition). `received_at` is in microseconds since
 /// the epoch, as decimal digits.
-fn record(body: &Bytes, text: &str, event: Event<'_>, received_at: &Bytes, traceparent: Option<&Bytes>) -> NewRecord {
+fn record(
+    body: &Bytes,
+    text: &str,
+    event: Event<'_>,
+    received_at: &Bytes,
+    trace: &[(&'static str, Bytes)],
+) -> NewRecord {
     let id = match event.id {
         Some(id) => share(body, id),
         None => Bytes::copy_from_slice(Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes()),
     };
-    let mut headers = Vec::with_capacity(2 + usize::from(traceparent.is_some()));
+    let mut headers = Vec::with_capacity(2 + trace.len());
     headers.push(("id", id));
     headers.push(("received_at", received_at.clone()));
-    headers.extend(traceparent.map(|value| ("traceparent", value.clone())));
+    headers.extend_from_slice(trace);
     NewRecord { key: share(body, event.device_id), value: body.slice_ref(text.as_bytes()), headers }
 }
 
@@ -134,6 +149,20 @@ impl<'a> Seen<'a> {
         let Some(id) = &event.id else { return false };
         !self.0.insert((event.device_id.clone(), id.clone()))
     }
+}
+
+/// The most events, and the most bytes, that one device has in a request, those left aside that repeat others.
+pub(crate) fn most_of_one_device(events: &[&str]) -> (usize, usize) {
+    let (mut seen, mut amounts) = (Seen::default(), HashMap::<_, (usize, usize)>::new());
+    for text in events {
+        let Ok(event) = Event::parse(text.as_bytes()) else { continue };
+        if !seen.before(&event) {
+            let (events, bytes) = amounts.entry(event.device_id).or_default();
+            *events += 1;
+            *bytes += text.len();
+        }
+    }
+    amounts.into_values().fold((0, 0), |most, of_one| (most.0.max(of_one.0), most.1.max(of_one.1)))
 }
 
 /// The devices of a request that are over their limit, with what of each must come again.

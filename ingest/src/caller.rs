@@ -1,6 +1,6 @@
 //! Who posts, as far as the gateway knows.
 
-use crate::proxies::Proxies;
+use crate::auth::Scope;
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,19 +11,21 @@ use std::sync::Arc;
 pub(crate) struct Caller {
     /// The address that limits count.
     pub(crate) ip: IpAddr,
-    /// What the key is called that it showed.
+    /// The name of the key, or the subject of the token, that was presented; `None` if none is asked for.
     pub(crate) name: Option<Arc<str>>,
+    /// What they may post.
+    pub(crate) scope: Scope,
 }
 
 impl Caller {
-    /// Whoever sent this head.
-    pub(crate) fn of(head: &Parts, proxies: &Proxies) -> Caller {
-        Caller { ip: proxies.client(peer(head), &head.headers), name: None }
+    /// Whoever posts from this address, where everybody may post everything.
+    pub(crate) fn anybody(ip: IpAddr) -> Caller {
+        Caller { ip, name: None, scope: Scope::default() }
     }
 }
 
 /// Who is at the other end of the connection. Without a socket (in a test of the routes) everybody is the same.
-fn peer(head: &Parts) -> IpAddr {
+pub(crate) fn peer(head: &Parts) -> IpAddr {
     match head.extensions.get::<ConnectInfo<SocketAddr>>() {
         Some(ConnectInfo(peer)) => peer.ip(),
         None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

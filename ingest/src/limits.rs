@@ -174,6 +174,13 @@ impl Limits {
         Some(exceeded)
     }
 
+    /// When a device that has used up everything may send so much again; the longer wait, or what is too much.
+    pub(crate) fn device_anew(&self, events: usize, bytes: usize) -> Option<Over> {
+        let asks = self.per_device.ask((), events, bytes);
+        let longest = || asks.iter().flatten().map(Ask::anew).max_by_key(|exceeded| exceeded.wait).map(Over::Wait);
+        too_much(&asks).map(Over::Never).or_else(longest)
+    }
+
     /// Publishes how full the tables are.
     pub(crate) fn measure(&self) {
         let meters = [&self.per_device, &self.per_key, &self.per_ip];
@@ -249,7 +256,7 @@ fn count_refused(asks: &[Option<Ask<'_>>], policy: Policy, events: u64) {
 }
 
 /// Who counts as one address. A host commonly has a whole IPv6 /64 to itself, so single addresses say nothing.
-fn network(ip: IpAddr) -> IpAddr {
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !(u128::MAX >> 64))),
         v4 => v4,

@@ -1,10 +1,15 @@
 //! The whole URL space, and what every request finds there.
 
 use crate::accept;
-use crate::caller::Caller;
+use crate::auth::{Auth, Door, Scope};
+use crate::breaker::Breaker;
+use crate::caller::{Caller, peer};
 use crate::clock::Clock;
+use crate::condition::Condition;
 use crate::config::Config;
+use crate::correlation;
 use crate::decode::ACCEPTED;
+use crate::idempotency::Idempotency;
 use crate::limits::{self, Limits, Meters};
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
@@ -12,6 +17,8 @@ use crate::priority::{Classes, Share};
 use crate::proxies::Proxies;
 use crate::refusal::Refusal;
 use axum::extract::State;
+use axum::http::request::Parts;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -30,12 +37,16 @@ pub struct Deps {
     /// The topics must exist: the gateway does not create them.
     pub datasets: Vec<Dataset>,
     pub clock: Clock,
+    /// Through it the caller sees how the gateway does.
+    pub condition: Condition,
+    /// Who may post; `None`: everybody.
+    pub auth: Option<Arc<Auth>>,
 }
 
 impl Deps {
-    /// With the machine's clock.
+    /// With the machine's clock, for everybody.
     pub fn new(log: Arc<dyn Log>, datasets: Vec<Dataset>) -> Deps {
-        Deps { log, datasets, clock: Clock::system() }
+        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), auth: None }
     }
 }
 
@@ -51,6 +62,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
         .fallback(async || Refusal::NoSuchPath)
         .method_not_allowed_fallback(async || Refusal::WrongMethod)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&gateway), correlation::around))
         .with_state(gateway)
 }
 
@@ -62,10 +74,13 @@ pub(crate) struct Gateway {
     pub(crate) append_timeout: Duration,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) datasets: HashMap<String, KnownDataset>,
+    pub(crate) door: Option<Door>,
     pub(crate) limits: Limits,
     pub(crate) proxies: Proxies,
     pub(crate) budget: Arc<Budget>,
     pub(crate) outage: Outage,
+    pub(crate) audit: bool,
+    pub(crate) idempotency: Idempotency,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -81,6 +96,8 @@ pub(crate) struct KnownDataset {
     /// Its requests are refused when all requests under way would hold more bytes than this.
     pub(crate) max_in_flight: usize,
     pub(crate) meters: Meters,
+    pub(crate) breaker: Arc<Breaker>,
+    pub(crate) outage: Outage,
     pub(crate) metrics: DatasetMetrics,
 }
 
@@ -99,32 +116,68 @@ impl Gateway {
         let max_events = (http.max_events as usize).min(room_for_events);
         let largest = max_body.saturating_add(max_events * EVENT_BYTES);
 
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         let classes = Classes::of(&deps.datasets);
         let known = |dataset: &Dataset| {
             let share = classes.share(dataset.spec.priority);
-            let max_in_flight = share.of_bytes_in_flight(max_in_flight, largest);
-            let meters = Meters::of_dataset(limits.of_dataset(&dataset.name), &deps.clock);
-            (dataset.name.clone(), KnownDataset::new(dataset, share, max_in_flight, meters))
+            let known = KnownDataset {
+                name: dataset.name.clone(),
+                max_age: micros(dataset.spec.max_age),
+                max_ahead: micros(dataset.spec.max_ahead),
+                priority: dataset.spec.priority,
+                share,
+                max_in_flight: share.of_bytes_in_flight(max_in_flight, largest),
+                meters: Meters::of_dataset(limits.of_dataset(&dataset.name), &deps.clock),
+                breaker: Breaker::new(http.breaker_after),
+                outage: Outage::new(),
+                metrics: DatasetMetrics::new(&dataset.name),
+            };
+            (dataset.name.clone(), known)
         };
-        Arc::new(Gateway {
+        let gateway = Arc::new(Gateway {
             max_body,
             max_events,
             body_timeout: http.body_timeout,
             append_timeout: http.append_timeout,
             log: deps.log,
             datasets: deps.datasets.iter().map(known).collect(),
+            door: deps.auth.map(|auth| Door::new(auth, &deps.clock)),
             limits: Limits::new(limits, &deps.clock),
             proxies: Proxies { trusted: http.trusted_proxies.clone(), header: http.proxy_header },
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
+            audit: http.audit,
+            idempotency: Idempotency::new(http),
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
-        })
+        });
+        deps.condition.watch(&gateway);
+        gateway
     }
 
-    /// The names of the datasets, as answers list them.
-    pub(crate) fn known_datasets(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.datasets.keys().map(String::as_str).collect();
+    /// Who has sent this head, if they may come in.
+    pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Refusal> {
+        let ip = self.proxies.client(peer(head), &head.headers);
+        match &self.door {
+            None => Ok(Caller::anybody(ip)),
+            Some(door) => Ok(door.caller(ip, head)?),
+        }
+    }
+
+    /// The dataset of this name, if the caller may post to it.
+    pub(crate) fn dataset(&self, name: Option<&str>, scope: &Scope) -> Result<&KnownDataset, Refusal> {
+        let open_to_caller = || self.known_datasets(scope).join(", ");
+        match name.and_then(|name| self.datasets.get(name)) {
+            None => Err(Refusal::UnknownDataset { known: open_to_caller() }),
+            Some(dataset) if scope.allows_dataset(&dataset.name) => Ok(dataset),
+            Some(_) => Err(Refusal::DatasetNotAllowed { allowed: open_to_caller() }),
+        }
+    }
+
+    /// The names of the datasets in a scope, as answers list them.
+    fn known_datasets(&self, scope: &Scope) -> Vec<&str> {
+        let names = self.datasets.keys().map(String::as_str);
+        let mut names: Vec<&str> = names.filter(|name| scope.allows_dataset(name)).collect();
         names.sort_unstable();
         names
     }
@@ -133,39 +186,34 @@ impl Gateway {
     pub(crate) fn measure(&self) {
         metrics::in_flight(self.budget.used());
         self.limits.measure();
+        let now = self.clock.elapsed();
+        for dataset in self.datasets.values() {
+            let breaker = &dataset.breaker;
+            dataset.metrics.breaker(breaker.is_open(now), breaker.facts().waited(now));
+        }
+        self.idempotency.measure(&self.clock);
     }
 }
 
 impl KnownDataset {
-    fn new(dataset: &Dataset, share: Share, max_in_flight: usize, meters: Meters) -> KnownDataset {
-        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-        KnownDataset {
-            name: dataset.name.clone(),
-            max_age: micros(dataset.spec.max_age),
-            max_ahead: micros(dataset.spec.max_ahead),
-            priority: dataset.spec.priority,
-            share,
-            max_in_flight,
-            meters,
-            metrics: DatasetMetrics::new(&dataset.name),
-        }
-    }
-
     /// A request as limits count it.
     pub(crate) fn request<'a>(&'a self, caller: &'a Caller, events: usize, bytes: usize) -> limits::Request<'a> {
         limits::Request { caller, dataset: &self.meters, share: self.share, events, bytes }
     }
 }
 
-/// For who opens the address in a browser.
-async fn index(State(gateway): State<Arc<Gateway>>) -> Response {
-    Json(json!({
+/// For who opens the address in a browser. Strangers are not told which datasets there are.
+async fn index(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {
+    let mut page = json!({
         "service": "lakehose",
         "post_events": "/v1/events/{dataset}",
         "content_types": ACCEPTED.split(", ").collect::<Vec<_>>(),
-        "datasets": gateway.known_datasets(),
-    }))
-    .into_response()
+    });
+    if gateway.door.as_ref().is_none_or(|door| door.is_asked(&head)) {
+        let caller = gateway.caller(&head)?;
+        page["datasets"] = gateway.known_datasets(&caller.scope).into();
+    }
+    Ok(Json(page).into_response())
 }
 
 fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {

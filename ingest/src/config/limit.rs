@@ -106,9 +106,14 @@ impl Rate {
         u64::try_from(cells).unwrap_or(u64::MAX).saturating_mul(self.cell.get())
     }
 
+    /// The time in which `amount`, at most a burst, comes back.
+    pub(crate) fn time_of(&self, amount: u64) -> Duration {
+        self.period * self.cells(amount).get()
+    }
+
     /// The time in which a burst fills up again.
     pub(crate) fn refill(&self) -> Duration {
-        self.period * self.cells(self.burst.get()).get()
+        self.time_of(self.burst.get())
     }
 
     pub(crate) fn quota(&self) -> Quota {

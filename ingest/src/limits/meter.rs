@@ -71,6 +71,12 @@ impl Ask<'_> {
         self.check(self.place.only_asked(), self.amount.saturating_add(self.reserve))
     }
 
+    /// What it is to wait for when nothing is left.
+    pub(crate) fn anew(&self) -> Exceeded {
+        let Meter { policy, rate, .. } = self.meter;
+        Exceeded { policy: *policy, rate: *rate, remaining: 0, wait: rate.time_of(self.amount) }
+    }
+
     /// Counts it if it passes now.
     pub(crate) fn pass(&self) -> Result<(), Exceeded> {
         self.check(self.place, self.amount)

@@ -32,7 +32,7 @@ impl Gateway {
     }
 
     fn post(&self, who: u32, class: Priority, events: usize, bytes: usize) -> Result<(), Over> {
-        let caller = Caller { ip: Ipv4Addr::from(who).into(), name: Some(Arc::from(who.to_string())) };
+        let caller = Caller { name: Some(Arc::from(who.to_string())), ..Caller::anybody(Ipv4Addr::from(who).into()) };
         self.limits.request(&Request {
             caller: &caller,
             dataset: &self.dataset,
@@ -94,7 +94,7 @@ fn keys_and_addresses_are_told_apart_and_who_has_no_key_has_no_limit_of_keys() {
     let gateway = Gateway::of(&config);
     assert_eq!((gateway.send(1, 1, 1), gateway.send(2, 1, 1)), (Ok(()), Ok(())));
     waits(gateway.send(1, 1, 1));
-    let nobody = Caller { ip: Ipv4Addr::LOCALHOST.into(), name: None };
+    let nobody = Caller::anybody(Ipv4Addr::LOCALHOST.into());
     let request = Request {
         caller: &nobody,
         dataset: &gateway.dataset,
@@ -117,7 +117,7 @@ fn who_is_refused_by_one_limit_uses_up_no_other() {
             assert_eq!(waits(gateway.send(1, 2, 0)).policy.as_str(), name);
         }
         // Eight are left of each of the others.
-        let caller = Caller { ip: Ipv4Addr::from(1).into(), name: Some("1".into()) };
+        let caller = Caller { name: Some("1".into()), ..Caller::anybody(Ipv4Addr::from(1).into()) };
         let share = gateway.classes.share(Priority::Normal);
         let left = Request { caller: &caller, dataset: &gateway.dataset, share, events: 8, bytes: 0 };
         let left = gateway.limits.asks(&left);
