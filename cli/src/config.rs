@@ -115,6 +115,7 @@ impl Config {
     fn check(&self) -> anyhow::Result<()> {
         self.datasets()?;
         self.gateway().check().context("[ingest], [limits] and [tls]")?;
+        self.check_datasets_of_limits()?;
         self.auth.check().context("[auth]")?;
         if self.flush.every.is_zero() {
             bail!("flush.every is 0: give the time after which events must be in the table, such as \"5s\"");
@@ -126,6 +127,17 @@ impl Config {
             bail!("compaction.every is 0: give the time between two rounds, such as \"30s\"");
         }
         Ok(())
+    }
+
+    /// A limit of a dataset that does not exist would limit nothing.
+    fn check_datasets_of_limits(&self) -> anyhow::Result<()> {
+        let known: Vec<String> = self.datasets()?.into_iter().map(|dataset| dataset.name).collect();
+        match self.limits.datasets.keys().find(|name| !known.contains(name)) {
+            Some(name) => {
+                bail!("limits.datasets.{name}: there is no such dataset, the datasets are {}", known.join(", "))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What the gateway is told.

@@ -20,11 +20,17 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Whoever sent this head, where everybody who gets through may post everything.
-    pub(crate) fn of(head: &Parts) -> Caller {
+    /// Whoever sent this head from this address, where everybody who gets through may post everything.
+    pub(crate) fn of(ip: IpAddr, head: &Parts) -> Caller {
         let certificate = head.extensions.get::<ClientCertificate>();
         let name = certificate.map(|certificate| Arc::clone(&certificate.name));
-        Caller { ip: peer(head), name, scope: Scope::default() }
+        Caller { ip, name, scope: Scope::default() }
+    }
+
+    /// Somebody without a name, from this address.
+    #[cfg(test)]
+    pub(crate) fn anybody(ip: IpAddr) -> Caller {
+        Caller { ip, name: None, scope: Scope::default() }
     }
 }
 

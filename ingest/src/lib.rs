@@ -8,10 +8,10 @@
 //!    and what they may post; then what costs nothing: the dataset, the content type, the length, whether the log takes
 //!    events ([`breaker`]).
 //! 4. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
-//!    ([`pressure`]).
+//!    ([`pressure`]), of which lower classes of datasets leave a part to higher ones ([`priority`]).
 //!    A request that names itself with an `Idempotency-Key` is run once ([`idempotency`]).
 //! 5. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
-//!    address and for the gateway as a whole.
+//!    key, the address (that of the client, if [`proxies`] are trusted), the dataset and the gateway as a whole.
 //! 6. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
 //!    others; records share the bytes of the body.
 //!    With `?atomic=true` it does ([`atomic`]).
@@ -34,6 +34,8 @@ mod audit;
 mod accept;
 pub mod auth;
 mod caller;
+mod proxies;
+mod priority;
 mod pressure;
 mod breaker;
 mod body;
@@ -56,6 +58,7 @@ pub use clock::Clock;
 pub use condition::Condition;
 pub use config::{Config, ConfigError, Http, Limit, Limits};
 pub use openapi::openapi;
+pub use proxies::{ProxyHeader, TrustedProxies};
 pub use routes::{Deps, router};
 pub use serve::serve;
 pub use tls::{ClientAuth, ClientCertificate, Tls, TlsError};

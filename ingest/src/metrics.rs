@@ -5,6 +5,7 @@
 
 use crate::answer::{Report, Why};
 use axum::http::StatusCode;
+use lake::dataset::Priority;
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -23,6 +24,8 @@ const OLDEST_APPEND: &str = "lakehose_ingest_oldest_append_seconds";
 const HELD_BACK: &str = "lakehose_ingest_breaker_refused_total";
 const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
 const CONNECTIONS: &str = "lakehose_ingest_connections";
+const BUSY: &str = "lakehose_ingest_requests_busy_total";
+const LIMITED: &str = "lakehose_ingest_limited_total";
 const AUTHENTICATION_FAILURES: &str = "lakehose_ingest_authentication_failures_total";
 const CREDENTIALS_RELOADED: &str = "lakehose_ingest_credentials_reloads_total";
 const CREDENTIALS_STALE: &str = "lakehose_ingest_credentials_stale";
@@ -54,6 +57,11 @@ pub fn describe() {
     describe_counter!(HELD_BACK, "Requests refused before their body was read, with the breaker open or the log slow");
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
     describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
+    describe_counter!(
+        BUSY,
+        "Requests refused because the bytes in flight are spent, as far as their class may fill them"
+    );
+    describe_counter!(LIMITED, "Events that must come later because of this limit");
     describe_counter!(AUTHENTICATION_FAILURES, "Requests without good credentials, by reason");
     describe_counter!(
         CREDENTIALS_RELOADED,
@@ -144,6 +152,11 @@ impl DatasetMetrics {
         }
     }
 
+    /// A request for which there was no room.
+    pub(crate) fn busy(&self, class: Priority) {
+        counter!(BUSY, "dataset" => Arc::clone(&self.dataset), "priority" => class.as_str()).increment(1);
+    }
+
     /// A request refused to spare the log.
     pub(crate) fn held_back(&self, why: Held) {
         let why = match why {
@@ -204,6 +217,11 @@ pub(crate) fn tls_loaded(expires: i64) {
 
 pub(crate) fn tls_reloaded(outcome: &'static str) {
     counter!(TLS_RELOADS, "outcome" => outcome).increment(1);
+}
+
+/// Counts events that a limit refuses.
+pub(crate) fn limited(limit: &'static str) -> Counter {
+    counter!(LIMITED, "limit" => limit)
 }
 
 pub(crate) fn limiter_busy(limit: &'static str, ratio: f64) {

@@ -14,14 +14,14 @@ use crate::auth::Denied;
 use crate::correlation;
 use crate::decode::{ACCEPTED, Malformed, Unsupported};
 use crate::idempotency::BadKey;
-use crate::limits::{Exceeded, Over, Scope};
+use crate::limits::{Exceeded, Over, TooMuch, Unit};
 use crate::metrics;
 use axum::Extension;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use lake::event::Reason;
 use serde::Serialize;
-use std::num::NonZeroU32;
 use std::time::Duration;
 use strum::EnumCount;
 
@@ -63,9 +63,10 @@ pub(crate) enum Refusal {
     TooManyEvents {
         max: usize,
     },
+    /// More than a rate limit ever lets through at once.
     OverBurst {
-        scope: Scope,
-        largest: NonZeroU32,
+        too_much: TooMuch,
+        report: Option<Box<Report>>,
     },
     BodyTooSlow,
     BodyBroken,
@@ -183,7 +184,7 @@ impl Refusal {
                 "No event was stored, because some come too soon",
                 format!(
                     "the limit {} is used up; send the whole batch again in {} s",
-                    exceeded.scope.as_str(),
+                    exceeded.policy.as_str(),
                     whole_seconds(exceeded.wait)
                 ),
             ),
@@ -199,14 +200,11 @@ impl Refusal {
                 "There are too many events in one request",
                 format!("a request may have {max} events; send them in several requests"),
             ),
-            OverBurst { scope, largest } => row(
+            OverBurst { too_much, .. } => row(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "over-burst",
-                "There are more events in this request than the rate limit ever lets through at once",
-                format!(
-                    "the limit {} lets at most {largest} events through at once; send them in several requests",
-                    scope.as_str()
-                ),
+                "There is more in this request than the rate limit ever lets through at once",
+                over_burst_detail(too_much),
             ),
             BodyTooSlow => row(
                 StatusCode::REQUEST_TIMEOUT,
@@ -244,7 +242,7 @@ impl Refusal {
                 "Too many events in too short a time",
                 format!(
                     "the limit {} is used up; send the events again in {} s",
-                    exceeded.scope.as_str(),
+                    exceeded.policy.as_str(),
                     whole_seconds(exceeded.wait)
                 ),
             ),
@@ -283,7 +281,9 @@ impl Refusal {
             Refusal::Invalid(report) | Refusal::DevicesNotAllowed(report) | Refusal::NotWhole { report, .. } => {
                 Some(report)
             }
-            Refusal::RateLimited { report, .. } | Refusal::LogUnavailable { report, .. } => report.as_deref(),
+            Refusal::OverBurst { report, .. }
+            | Refusal::RateLimited { report, .. }
+            | Refusal::LogUnavailable { report, .. } => report.as_deref(),
             _ => None,
         }
     }
@@ -322,14 +322,16 @@ impl Refusal {
 
     /// What a request came to when none of its events is durable. The reason that asks the device to come back wins over
     /// the one that tells it to give up.
-    pub(crate) fn nothing_accepted(report: Report, held_back: Option<Exceeded>, retry_after: Duration) -> Refusal {
+    pub(crate) fn nothing_accepted(report: Report, over: Option<Over>, retry_after: Duration) -> Refusal {
         let unavailable = report.has(Why::LogUnavailable);
+        let all_too_large = report.rejected.iter().all(|event| event.reason == Why::Invalid(Reason::TooLarge));
         let report = Box::new(report);
-        match held_back {
+        match over {
             _ if unavailable => Refusal::LogUnavailable { retry_after, report: Some(report) },
-            Some(exceeded) => Refusal::RateLimited { exceeded, report: Some(report) },
-            None if report.is_all(Why::DeviceNotAllowed) => Refusal::DevicesNotAllowed(report),
-            None => Refusal::Invalid(report),
+            Some(Over::Wait(exceeded)) => Refusal::RateLimited { exceeded, report: Some(report) },
+            Some(Over::Never(too_much)) if all_too_large => Refusal::OverBurst { too_much, report: Some(report) },
+            _ if report.is_all(Why::DeviceNotAllowed) => Refusal::DevicesNotAllowed(report),
+            _ => Refusal::Invalid(report),
         }
     }
 }
@@ -353,7 +355,7 @@ impl From<Over> for Refusal {
     fn from(over: Over) -> Refusal {
         match over {
             Over::Wait(exceeded) => Refusal::RateLimited { exceeded, report: None },
-            Over::Never { scope, largest } => Refusal::OverBurst { scope, largest },
+            Over::Never(too_much) => Refusal::OverBurst { too_much, report: None },
         }
     }
 }
@@ -415,12 +417,21 @@ fn malformed_detail(malformed: &Malformed) -> String {
     }
 }
 
+fn over_burst_detail(too_much: &TooMuch) -> String {
+    let TooMuch { policy, largest } = too_much;
+    let unit = match policy.unit {
+        Unit::Events => "events",
+        Unit::Bytes => "bytes",
+    };
+    format!("the limit {} lets at most {largest} {unit} through at once; send less in one request", policy.as_str())
+}
+
 /// `RateLimit-Limit`, `-Remaining` and `-Reset` as clients know them, and the two structured fields that the IETF draft
 /// (draft-ietf-httpapi-ratelimit-headers) has put in their place.
 fn rate_limit_headers(exceeded: &Exceeded, headers: &mut HeaderMap) {
-    let Exceeded { scope, limit, remaining, wait } = exceeded;
-    let (scope, burst, reset) = (scope.as_str(), limit.burst(), whole_seconds(*wait));
-    let window = whole_seconds(limit.period() * burst.get());
+    let Exceeded { policy, rate, remaining, wait } = exceeded;
+    let (name, burst, reset) = (policy.as_str(), rate.burst(), whole_seconds(*wait));
+    let window = whole_seconds(rate.refill());
     headers.insert("ratelimit-limit", burst.get().into());
     headers.insert("ratelimit-remaining", (*remaining).into());
     headers.insert("ratelimit-reset", reset.into());
@@ -429,8 +440,12 @@ fn rate_limit_headers(exceeded: &Exceeded, headers: &mut HeaderMap) {
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    structured("ratelimit-policy", format!("\"{scope}\";q={burst};w={window}"));
-    structured("ratelimit", format!("\"{scope}\";r={remaining};t={reset}"));
+    let unit = match policy.unit {
+        Unit::Events => "",
+        Unit::Bytes => ";qu=\"content-bytes\"",
+    };
+    structured("ratelimit-policy", format!("\"{name}\";q={burst};w={window}{unit}"));
+    structured("ratelimit", format!("\"{name}\";r={remaining};t={reset}"));
 }
 
 /// Rounded up, for who comes back early is refused again; and at least one.

@@ -3,7 +3,7 @@
 use crate::accept;
 use crate::auth::{Auth, Door, Scope};
 use crate::breaker::Breaker;
-use crate::caller::Caller;
+use crate::caller::{Caller, peer};
 use crate::clock::Clock;
 use crate::condition::Condition;
 use crate::config::Config;
@@ -11,9 +11,11 @@ use crate::correlation;
 use crate::decode::ACCEPTED;
 use crate::docs_page;
 use crate::idempotency::Idempotency;
-use crate::limits::Limits;
+use crate::limits::{self, Limits, Meters};
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
+use crate::priority::{Classes, Share};
+use crate::proxies::Proxies;
 use crate::refusal::Refusal;
 use axum::extract::State;
 use axum::http::request::Parts;
@@ -80,6 +82,7 @@ pub(crate) struct Gateway {
     pub(crate) datasets: HashMap<String, KnownDataset>,
     pub(crate) door: Option<Door>,
     pub(crate) limits: Limits,
+    pub(crate) proxies: Proxies,
     pub(crate) budget: Arc<Budget>,
     pub(crate) outage: Outage,
     pub(crate) audit: bool,
@@ -94,6 +97,11 @@ pub(crate) struct KnownDataset {
     pub(crate) max_age: i64,
     pub(crate) max_ahead: i64,
     pub(crate) priority: Priority,
+    /// What its class may fill of the global limit.
+    pub(crate) share: Share,
+    /// Its requests are refused when all requests under way would hold more bytes than this.
+    pub(crate) max_in_flight: usize,
+    pub(crate) meters: Meters,
     pub(crate) breaker: Arc<Breaker>,
     pub(crate) outage: Outage,
     pub(crate) metrics: DatasetMetrics,
@@ -110,16 +118,38 @@ impl Gateway {
         // A body takes at most one half (`Config::check`) and its events the other, so on an idle gateway every
         // request within its bounds fits.
         let room_for_events = (max_in_flight / 2 / EVENT_BYTES).max(1);
-        let known = |dataset: &Dataset| (dataset.name.clone(), KnownDataset::new(dataset, http.breaker_after));
+        let max_body = size(http.max_body);
+        let max_events = (http.max_events as usize).min(room_for_events);
+        let largest = max_body.saturating_add(max_events * EVENT_BYTES);
+
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        let classes = Classes::of(&deps.datasets);
+        let known = |dataset: &Dataset| {
+            let share = classes.share(dataset.spec.priority);
+            let known = KnownDataset {
+                name: dataset.name.clone(),
+                max_age: micros(dataset.spec.max_age),
+                max_ahead: micros(dataset.spec.max_ahead),
+                priority: dataset.spec.priority,
+                share,
+                max_in_flight: share.of_bytes_in_flight(max_in_flight, largest),
+                meters: Meters::of_dataset(limits.of_dataset(&dataset.name), &deps.clock),
+                breaker: Breaker::new(http.breaker_after),
+                outage: Outage::new(),
+                metrics: DatasetMetrics::new(&dataset.name),
+            };
+            (dataset.name.clone(), known)
+        };
         let gateway = Arc::new(Gateway {
-            max_body: size(http.max_body),
-            max_events: (http.max_events as usize).min(room_for_events),
+            max_body,
+            max_events,
             body_timeout: http.body_timeout,
             append_timeout: http.append_timeout,
             log: deps.log,
             datasets: deps.datasets.iter().map(known).collect(),
             door: deps.auth.map(|auth| Door::new(auth, &deps.clock)),
             limits: Limits::new(limits, &deps.clock),
+            proxies: Proxies { trusted: http.trusted_proxies.clone(), header: http.proxy_header },
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
             audit: http.audit,
@@ -133,9 +163,10 @@ impl Gateway {
 
     /// Who has sent this head, if they may come in.
     pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Refusal> {
+        let ip = self.proxies.client(peer(head), &head.headers);
         match &self.door {
-            None => Ok(Caller::of(head)),
-            Some(door) => Ok(door.caller(head)?),
+            None => Ok(Caller::of(ip, head)),
+            Some(door) => Ok(door.caller(ip, head)?),
         }
     }
 
@@ -171,17 +202,9 @@ impl Gateway {
 }
 
 impl KnownDataset {
-    fn new(dataset: &Dataset, breaker_after: Duration) -> KnownDataset {
-        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-        KnownDataset {
-            name: dataset.name.clone(),
-            max_age: micros(dataset.spec.max_age),
-            max_ahead: micros(dataset.spec.max_ahead),
-            priority: dataset.spec.priority,
-            breaker: Breaker::new(breaker_after),
-            outage: Outage::new(),
-            metrics: DatasetMetrics::new(&dataset.name),
-        }
+    /// A request as limits count it.
+    pub(crate) fn request<'a>(&'a self, caller: &'a Caller, events: usize, bytes: usize) -> limits::Request<'a> {
+        limits::Request { caller, dataset: &self.meters, share: self.share, events, bytes }
     }
 }
 
