@@ -4,7 +4,7 @@
 
 use crate::answer::{Report, Why};
 use crate::batch::{self, Batch};
-use crate::body::{Stopped, Upload};
+use crate::body::{Coding, Read, Stopped, Upload};
 use crate::caller::Caller;
 use crate::decode::{self, Form, Malformed};
 use crate::limits::Over;
@@ -55,15 +55,16 @@ impl Gateway {
     async fn accept(&self, dataset: &KnownDataset, head: &Parts, upload: &mut Upload) -> Result<Report, Refusal> {
         let caller = Caller::of(head);
         let form = Form::of(&head.headers)?;
-        if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
+        let coding = Coding::of(&head.headers)?;
+        if claimed_length(head).is_some_and(|length| length > self.body_bounds.max as u64) {
             return Err(self.refuse_body(Stopped::TooLarge));
         }
         self.check_log()?;
 
         let mut held = self.budget.reserve();
-        let body = upload.read(self.max_body, self.body_timeout, &mut held).await;
-        let body = body.map_err(|stopped| self.refuse_body(stopped))?;
-        self.metrics.body_read(body.len());
+        let read = upload.read(coding, &self.body_bounds, &mut held).await;
+        let Read { body, received } = read.map_err(|stopped| self.refuse_body(stopped))?;
+        self.metrics.body_read(received, body.len());
 
         self.take(&Posting { dataset, caller, form, head }, &body, held).await
     }
@@ -105,10 +106,11 @@ impl Gateway {
 
     fn refuse_body(&self, stopped: Stopped) -> Refusal {
         match stopped {
-            Stopped::TooLarge => Refusal::BodyTooLarge { max: self.max_body as u64 },
+            Stopped::TooLarge => Refusal::BodyTooLarge { max: self.body_bounds.max as u64 },
             Stopped::Busy => Refusal::Busy { retry_after: self.outage.busy() },
             Stopped::Slow => Refusal::BodyTooSlow,
             Stopped::Broken => Refusal::BodyBroken,
+            Stopped::Undecodable(undecodable) => Refusal::Undecodable(undecodable),
         }
     }
 

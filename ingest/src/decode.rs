@@ -4,7 +4,7 @@
 //! event does not refuse the others. Reading is `lake::event`'s business.
 
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -26,6 +26,7 @@ pub(crate) const ACCEPTED: &str = "application/json, application/x-ndjson";
 pub(crate) enum Unsupported {
     /// As found; `None` when there was none.
     ContentType(Option<String>),
+    /// As found.
     ContentEncoding(String),
 }
 
@@ -48,13 +49,7 @@ impl Form {
     pub(crate) fn of(headers: &HeaderMap) -> Result<Form, Unsupported> {
         let found = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let form = found.as_deref().and_then(Form::named);
-        let form = form.ok_or_else(|| Unsupported::ContentType(found.map(|found| shorten(&found))))?;
-        match headers.get(CONTENT_ENCODING).map(|value| String::from_utf8_lossy(value.as_bytes())) {
-            Some(coding) if !coding.eq_ignore_ascii_case("identity") => {
-                Err(Unsupported::ContentEncoding(shorten(&coding)))
-            }
-            _ => Ok(form),
-        }
+        form.ok_or_else(|| Unsupported::ContentType(found.map(|found| shorten(&found))))
     }
 
     fn named(content_type: &str) -> Option<Form> {

@@ -6,7 +6,7 @@
 //! 2. [`accept`] is the order of things for `POST /v1/events/{dataset}`. What costs nothing is asked first: the dataset,
 //!    the content type, the length, whether the log is up.
 //! 3. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
-//!    ([`pressure`]).
+//!    ([`pressure`]). A compressed one is decompressed while it comes.
 //! 4. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
 //!    address and for the gateway as a whole.
 //! 5. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
@@ -16,7 +16,7 @@
 //!
 //! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP.
 //!
-//! Authentication, compression, CloudEvents and idempotency keys belong between steps 2 and 4; they are not here yet.
+//! Authentication, CloudEvents and idempotency keys belong between steps 2 and 4; they are not here yet.
 
 mod config;
 mod clock;

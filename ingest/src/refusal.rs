@@ -5,6 +5,7 @@
 //! was accepted, the members of a 202 (`accepted`, `duplicates`, `rejected`) stand beside them.
 
 use crate::answer::{Report, Why};
+use crate::body::{CODINGS, Undecodable};
 use crate::decode::{ACCEPTED, Malformed, Unsupported};
 use crate::limits::{Exceeded, Over, Scope};
 use crate::metrics;
@@ -25,6 +26,8 @@ pub(crate) enum Refusal {
     WrongMethod,
     Unsupported(Unsupported),
     Malformed(Malformed),
+    /// It is not compressed as it says.
+    Undecodable(Undecodable),
     /// None of the events is valid.
     Invalid(Box<Report>),
     BodyTooLarge {
@@ -97,6 +100,12 @@ impl Refusal {
                 "The body is not a sequence of events",
                 malformed_detail(malformed),
             ),
+            Undecodable(undecodable) => row(
+                StatusCode::BAD_REQUEST,
+                "malformed-body",
+                "The body is not compressed as it says",
+                undecodable_detail(undecodable),
+            ),
             Invalid(_) => row(
                 StatusCode::BAD_REQUEST,
                 "nothing-accepted",
@@ -107,7 +116,7 @@ impl Refusal {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body-too-large",
                 "The body is too large",
-                format!("a body may have {max} bytes; send the events in several requests"),
+                format!("a body may have {max} bytes, compressed or not; send the events in several requests"),
             ),
             TooManyEvents { max } => row(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -189,7 +198,7 @@ impl Refusal {
                 headers.insert(RETRY_AFTER, whole_seconds(*retry_after).into());
             }
             Refusal::Unsupported(Unsupported::ContentEncoding(_)) => {
-                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
             }
             Refusal::BodyTooSlow | Refusal::BodyBroken => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -263,8 +272,15 @@ fn unsupported_detail(unsupported: &Unsupported) -> String {
         Unsupported::ContentType(Some(found)) => {
             format!("`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8")
         }
-        Unsupported::ContentEncoding(found) => format!("`{found}` is not understood; send the body as it is"),
+        Unsupported::ContentEncoding(found) => {
+            format!("`{found}` is not understood; Content-Encoding may be one of {CODINGS}, and only one")
+        }
     }
+}
+
+fn undecodable_detail(undecodable: &Undecodable) -> String {
+    let Undecodable { coding, at, problem } = undecodable;
+    format!("the body is not {coding} as HTTP has it, about {at} bytes from its start: {problem}")
 }
 
 fn malformed_detail(malformed: &Malformed) -> String {

@@ -1,6 +1,7 @@
 //! The whole URL space, and what every request finds there.
 
 use crate::accept;
+use crate::body::Bounds;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::decode::ACCEPTED;
@@ -53,9 +54,8 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
 
 /// One gateway: its settings, its log, and what it remembers.
 pub(crate) struct Gateway {
-    pub(crate) max_body: usize,
+    pub(crate) body_bounds: Bounds,
     pub(crate) max_events: usize,
-    pub(crate) body_timeout: Duration,
     pub(crate) append_timeout: Duration,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) datasets: HashMap<String, KnownDataset>,
@@ -86,9 +86,13 @@ impl Gateway {
         // request within its bounds fits.
         let room_for_events = (max_in_flight / 2 / EVENT_BYTES).max(1);
         Arc::new(Gateway {
-            max_body: size(http.max_body),
+            body_bounds: Bounds {
+                max: size(http.max_body),
+                timeout: http.body_timeout,
+                window: http.min_rate_window,
+                window_bytes: http.window_bytes(),
+            },
             max_events: (http.max_events as usize).min(room_for_events),
-            body_timeout: http.body_timeout,
             append_timeout: http.append_timeout,
             log: deps.log,
             datasets: deps.datasets.iter().map(|dataset| (dataset.name.clone(), KnownDataset::new(dataset))).collect(),

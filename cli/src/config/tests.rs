@@ -44,6 +44,8 @@ fn reads_every_section() {
         [ingest]
         max_body = "4MiB"
         max_in_flight = "128MiB"
+        min_rate = "4KiB"
+        min_rate_window = "5s"
         [flush]
         every = "2s"
         bytes = "32MiB"
@@ -65,6 +67,8 @@ fn reads_every_section() {
     assert_eq!(config.datasets().unwrap()[0].spec.columns.len(), 3);
     assert!(config.limits.per_device.is_some() && config.limits.per_ip.is_some() && config.limits.global.is_some());
     assert_eq!(config.gateway().http.max_body, ByteSize::mib(4));
+    assert_eq!(config.gateway().http.min_rate, ByteSize::kib(4));
+    assert_eq!(config.gateway().http.min_rate_window, Duration::from_secs(5));
     assert_eq!(config.processor(2, true).memory, ByteSize::mib(512));
     assert_eq!(config.compaction.every, Duration::from_secs(60));
     assert_eq!(config.eventlog.disk_budget, ByteSize::gib(2));

@@ -26,16 +26,6 @@ fn content_types_are_understood_with_their_parameters_and_common_aliases() {
 }
 
 #[test]
-fn a_compressed_body_is_not_mistaken_for_json() {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    assert_eq!(Form::of(&headers), Err(Unsupported::ContentEncoding("gzip".into())));
-    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("identity"));
-    assert_eq!(Form::of(&headers), Ok(Form::Json));
-}
-
-#[test]
 fn lines_may_end_with_crlf_be_blank_or_lack_the_last_newline() {
     let body = b"\xef\xbb\xbf{\"a\":1}\r\n\r\n  \n{\"a\":2}\n\t{\"a\":3}";
     assert_eq!(frame(Form::NdJson, body, 10).unwrap(), [r#"{"a":1}"#, r#"{"a":2}"#, r#"{"a":3}"#]);
