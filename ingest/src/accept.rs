@@ -6,6 +6,7 @@ use crate::answer::{Report, Why};
 use crate::batch::{self, Batch};
 use crate::body::{Coding, Read, Stopped, Upload};
 use crate::caller::Caller;
+use crate::cloudevents;
 use crate::decode::{self, Form, Malformed};
 use crate::limits::Over;
 use crate::pressure::Reservation;
@@ -72,7 +73,17 @@ impl Gateway {
     /// A body that is here: cut, counted against the limits, measured event by event, stored.
     async fn take(&self, posting: &Posting<'_>, body: &Bytes, mut held: Reservation) -> Result<Report, Refusal> {
         let Posting { dataset, caller, form, head } = posting;
-        let events = decode::frame(*form, body, self.max_events).map_err(|malformed| self.refuse_form(malformed))?;
+        let refuse = |malformed| self.refuse_form(malformed);
+        let native = cloudevents::translate(*form, &head.headers, body, self.max_events).map_err(refuse)?;
+        let (body, events) = match &native {
+            None => (body, decode::frame(*form, body, self.max_events).map_err(refuse)?),
+            Some(native) => (&native.body, native.events()),
+        };
+        if events.is_empty() {
+            return Ok(Report::default());
+        }
+        held.grow(native.as_ref().map_or(0, |native| native.body.len()))
+            .map_err(|spent| self.refuse_body(spent.into()))?;
         held.grow(events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(spent.into()))?;
         self.check_rate(dataset, caller, events.len())?;
 
@@ -82,6 +93,7 @@ impl Gateway {
             max_age: dataset.max_age,
             max_ahead: dataset.max_ahead,
             traceparent: traceparent(&head.headers),
+            untranslated: native.as_ref().map(|native| &native.untranslated),
         };
         let Batch { records, indexes, mut report, held_back } = batch::sort_out(body, &events, &rules);
 

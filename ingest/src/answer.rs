@@ -39,6 +39,8 @@ pub(crate) struct Rejection {
 pub(crate) enum Why {
     /// It will never be accepted as it is.
     Invalid(Reason),
+    /// It is not what CloudEvents demands.
+    InvalidCloudEvent,
     /// Its device is over its limit: send it again later.
     RateLimited,
     /// The log did not take it, or did not say so: send it again.
@@ -49,6 +51,7 @@ impl Why {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Why::Invalid(reason) => reason.as_str(),
+            Why::InvalidCloudEvent => "invalid_cloudevent",
             Why::RateLimited => "rate_limited",
             Why::LogUnavailable => "log_unavailable",
         }

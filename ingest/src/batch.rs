@@ -8,6 +8,7 @@
 //!   the rate could grant a later event while the earlier one must be sent again, and the device's order would break.
 
 use crate::answer::{Report, Why};
+use crate::cloudevents::Refused;
 use crate::limits::{Exceeded, Limits};
 use bytes::Bytes;
 use eventlog::NewRecord;
@@ -27,6 +28,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) max_ahead: i64,
     /// Passed on to every record.
     pub(crate) traceparent: Option<Bytes>,
+    /// Why events are empty that could not be translated, by index.
+    pub(crate) untranslated: Option<&'a HashMap<usize, Refused>>,
 }
 
 /// The events of a request, sorted out.
@@ -57,7 +60,10 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
         let event = match Event::parse(text.as_bytes()) {
             Ok(event) => event,
             Err(invalid) => {
-                batch.report.invalid(index, &invalid, None);
+                match rules.untranslated.and_then(|untranslated| untranslated.get(&index)) {
+                    Some(refused) => refused.report(index, &mut batch.report),
+                    None => batch.report.invalid(index, &invalid, None),
+                }
                 continue;
             }
         };

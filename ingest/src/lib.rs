@@ -7,8 +7,8 @@
 //!    the content type, the length, whether the log is up.
 //! 3. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
 //!    ([`pressure`]). A compressed one is decompressed while it comes.
-//! 4. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
-//!    address and for the gateway as a whole.
+//! 4. [`decode`] cuts it into the texts of single events, [`cloudevents`] translates those of that form. Now their
+//!    number is known, and [`limits`] answers for the address and for the gateway as a whole.
 //! 5. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
 //!    others; records share the bytes of the body.
 //! 6. [`store`] hands them to the log. Only what it reports as durable is counted as accepted (invariant I1), and
@@ -16,7 +16,7 @@
 //!
 //! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP.
 //!
-//! Authentication, CloudEvents and idempotency keys belong between steps 2 and 4; they are not here yet.
+//! Authentication and idempotency keys belong between steps 2 and 4; they are not here yet.
 
 mod config;
 mod clock;
@@ -27,6 +27,7 @@ mod caller;
 mod pressure;
 mod body;
 mod decode;
+mod cloudevents;
 mod limits;
 mod key_table;
 mod batch;

@@ -6,7 +6,7 @@
 
 use crate::answer::{Report, Why};
 use crate::body::{CODINGS, Undecodable};
-use crate::decode::{ACCEPTED, Malformed, Unsupported};
+use crate::decode::{ACCEPTED, BINARY, Malformed, Unsupported};
 use crate::limits::{Exceeded, Over, Scope};
 use crate::metrics;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
@@ -267,10 +267,12 @@ struct Problem<'a> {
 fn unsupported_detail(unsupported: &Unsupported) -> String {
     match unsupported {
         Unsupported::ContentType(None) => {
-            format!("say what the body is with Content-Type: one of {ACCEPTED}, in UTF-8")
+            format!("say what the body is with Content-Type: one of {ACCEPTED}, in UTF-8; or {BINARY} for a CloudEvent")
         }
         Unsupported::ContentType(Some(found)) => {
-            format!("`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8")
+            format!(
+                "`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8, or any with {BINARY}"
+            )
         }
         Unsupported::ContentEncoding(found) => {
             format!("`{found}` is not understood; Content-Encoding may be one of {CODINGS}, and only one")

@@ -1,5 +1,7 @@
 //! What devices can rely on: every answer of the gateway, over its routes and a log in memory.
 
+#[path = "http_contract/cloudevents.rs"]
+mod cloudevents;
 #[path = "http_contract/compressed.rs"]
 mod compressed;
 mod support;
@@ -206,7 +208,9 @@ mod refusals {
         for answer in answers {
             assert_eq!(answer.problem(), (415, "unsupported-media-type"));
             let detail = answer.body["detail"].as_str().unwrap();
-            assert!(detail.contains("application/json") && detail.contains("application/x-ndjson"), "{detail}");
+            for known in ["application/json", "application/x-ndjson", "application/cloudevents-batch+json"] {
+                assert!(detail.contains(known), "{detail}");
+            }
         }
     }
 

@@ -26,6 +26,26 @@ fn content_types_are_understood_with_their_parameters_and_common_aliases() {
 }
 
 #[test]
+fn cloudevents_are_known_by_their_content_type_or_by_a_header() {
+    assert_eq!(form("application/cloudevents+json; charset=utf-8"), Ok(Form::CloudEvent));
+    assert_eq!(form("Application/CloudEvents-Batch+JSON"), Ok(Form::CloudEventBatch));
+    let with_version = |content_type: Option<&'static str>| {
+        let mut headers = HeaderMap::new();
+        headers.insert("CE-SpecVersion", HeaderValue::from_static("1.0"));
+        content_type.map(|name| headers.insert(CONTENT_TYPE, HeaderValue::from_static(name)));
+        Form::of(&headers)
+    };
+    for content_type in [None, Some("application/json"), Some("image/png"), Some("")] {
+        assert_eq!(with_version(content_type), Ok(Form::CloudEventBinary), "{content_type:?}");
+    }
+    assert_eq!(with_version(Some("application/cloudevents+json")), Ok(Form::CloudEvent));
+    assert_eq!(with_version(Some("application/cloudevents-batch+json")), Ok(Form::CloudEventBatch));
+    for other in ["application/cloudevents+avro", "application/cloudevents-batch+protobuf", "application/cloudevents"] {
+        assert_eq!(with_version(Some(other)), Err(Unsupported::ContentType(Some(other.into()))));
+    }
+}
+
+#[test]
 fn lines_may_end_with_crlf_be_blank_or_lack_the_last_newline() {
     let body = b"\xef\xbb\xbf{\"a\":1}\r\n\r\n  \n{\"a\":2}\n\t{\"a\":3}";
     assert_eq!(frame(Form::NdJson, body, 10).unwrap(), [r#"{"a":1}"#, r#"{"a":2}"#, r#"{"a":3}"#]);
