@@ -141,14 +141,15 @@ impl<'a> CloudEvent<'a> {
 
     /// The version first: of another one nothing else is known.
     fn check(&self) -> Result<(), Refused> {
-        let version = self.specversion.as_deref().map(|json| serde_json::from_str::<Cow<'_, str>>(json));
-        if let Some(Ok(version)) = &version
-            && version != "1.0"
-        {
-            return Err(Refused::attribute(format!("`specversion` is {version:?}; only \"1.0\" is understood")));
+        match self.specversion.as_deref().map(serde_json::from_str::<String>) {
+            Some(Ok(version)) if version == "1.0" => {}
+            Some(version) => {
+                let version = version.unwrap_or_default();
+                return Err(Refused::attribute(format!("`specversion` is {version:?}; only \"1.0\" is understood")));
+            }
+            None => return Err(Refused::attribute("the attribute `specversion` is required")),
         }
-        let required =
-            [("specversion", &self.specversion), ("id", &self.id), ("source", &self.source), ("type", &self.kind)];
+        let required = [("id", &self.id), ("source", &self.source), ("type", &self.kind)];
         match required.into_iter().find(|(_, value)| value.is_none()) {
             Some((name, _)) => Err(Refused::attribute(format!("the attribute `{name}` is required"))),
             None => Ok(()),

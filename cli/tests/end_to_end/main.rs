@@ -9,6 +9,7 @@
 mod support;
 
 mod first_steps;
+mod cloudevents;
 mod crashes;
 mod many_processes;
 mod foreign_producers;

@@ -2,6 +2,7 @@ use super::*;
 use crate::pressure::Budget;
 use futures::{Stream, stream};
 use std::io;
+use std::sync::Arc;
 
 const BOUNDS: Bounds =
     Bounds { max: 10, timeout: Duration::from_secs(60), window: Duration::from_secs(10), window_bytes: 1 };
@@ -233,7 +234,7 @@ mod compressed {
 
         let budget = Budget::new(8 << 20);
         let read = |log| {
-            let (mut upload, budget) = (pieces(&frame(log), 5), budget.clone());
+            let (mut upload, budget) = (pieces(&frame(log), 5), Arc::clone(&budget));
             let bounds = Bounds { max: 1_000, ..BOUNDS };
             async move { upload.read(Coding::Zstd, &bounds, &mut budget.reserve()).await.map(|read| read.body) }
         };
