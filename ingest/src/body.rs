@@ -137,9 +137,9 @@ impl Upload {
         held: &mut Reservation,
         received: &AtomicUsize,
     ) -> Result<Bytes, Stopped> {
-        match Decoder::new(coding) {
-            None => self.join(max, held, received).await,
-            Some(decoder) => self.decompress(decoder, max, held, received).await,
+        match coding {
+            Coding::Identity => self.join(max, held, received).await,
+            Coding::Gzip | Coding::Zstd => self.decompress(coding, max, held, received).await,
         }
     }
 
@@ -174,17 +174,20 @@ impl Upload {
 
     async fn decompress(
         &mut self,
-        mut decoder: Decoder,
+        coding: Coding,
         max: usize,
         held: &mut Reservation,
         received: &AtomicUsize,
     ) -> Result<Bytes, Stopped> {
+        // A decoder is made for who sends something, not for who says that he will.
+        let mut next = self.chunk(received).await?;
+        let Some(mut decoder) = next.as_ref().and_then(|_| Decoder::new(coding)) else { return Ok(Bytes::new()) };
         let mut occupied = decoder.occupies();
         held.grow(occupied)?;
         // One byte more than allowed, to see that there is one.
         let mut whole = Growing { bytes: Vec::new(), most: max.saturating_add(1) };
         let mut work = 0;
-        while let Some(chunk) = self.chunk(received).await? {
+        while let Some(chunk) = next {
             // Members without content and frames to be skipped have no bound in what comes out.
             if received.load(Ordering::Relaxed) > max {
                 return Err(Stopped::TooLarge);
@@ -212,6 +215,7 @@ impl Upload {
                     break;
                 }
             }
+            next = self.chunk(received).await?;
         }
         decoder.finish()?;
         drop(decoder);

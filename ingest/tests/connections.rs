@@ -1,5 +1,7 @@
 //! What holds on a real socket: keep-alive, HTTP/2, slow senders, early refusals, and the drain at shutdown.
 
+#[path = "connections/forms.rs"]
+mod forms;
 mod support;
 
 use bytes::Bytes;
