@@ -15,6 +15,7 @@ use crate::telemetry::Telemetry;
 use crate::welcome::Welcome;
 use anyhow::Context;
 use eventlog::Log;
+use ingest::auth::Auth;
 use lake::Lake;
 use lake::dataset::Dataset;
 use processor::Progress;
@@ -58,6 +59,7 @@ struct Surroundings {
     datasets: Vec<Dataset>,
     admin: TcpListener,
     gateway: Option<TcpListener>,
+    auth: Option<Arc<Auth>>,
     log: Option<Arc<dyn Log>>,
     lake: Option<Lake>,
     roles: Roles,
@@ -71,6 +73,10 @@ impl Surroundings {
             true => Some(config.listen.bind("--listen").await?),
             false => None,
         };
+        let auth = match roles.gateway {
+            true => Auth::open(&config.auth).context("[auth]")?.map(Arc::new),
+            false => None,
+        };
         let lake = match roles.processor || roles.compactor {
             true => Some(tables::open_lake(config).await?),
             false => None,
@@ -82,7 +88,7 @@ impl Surroundings {
         if let (Some(lake), true) = (&lake, roles.processor) {
             tables::prepare(lake, &datasets).await?;
         }
-        Ok(Surroundings { datasets, admin, gateway, log, lake, roles })
+        Ok(Surroundings { datasets, admin, gateway, auth, log, lake, roles })
     }
 
     fn welcome(&self, config: &Config) -> anyhow::Result<Welcome<'_>> {
@@ -103,7 +109,8 @@ impl Surroundings {
             health.watch("log", move || log.health().map_err(|err| err.to_string()));
         }
         if let (Some(listener), Some(log)) = (self.gateway, self.log.clone()) {
-            let deps = ingest::Deps::new(log, self.datasets.clone());
+            let deps = ingest::Deps { auth: self.auth, ..ingest::Deps::new(log, self.datasets.clone()) };
+            health.watch("gateway", watch_gateway(deps.condition.clone()));
             let config = config.gateway();
             parts.start(Stage::Gateway, "gateway", |stop| ingest::serve(listener, config, deps, stop));
         }
@@ -156,6 +163,11 @@ fn watch(progress: Arc<Progress>, beside_gateway: bool) -> impl Fn() -> Readines
         Some(reason) if beside_gateway => Readiness::Degraded(reason),
         Some(reason) => Readiness::Unready(reason),
     }
+}
+
+/// A gateway that answers 503 by itself stays in service: by what devices send it finds out when the log is back.
+fn watch_gateway(condition: ingest::Condition) -> impl Fn() -> Readiness {
+    move || condition.trouble().map_or(Readiness::Ready, Readiness::Degraded)
 }
 
 /// As with a processor: only one by itself may say that the process does not get on.

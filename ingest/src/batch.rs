@@ -3,11 +3,13 @@
 //! Pure but for the device limits. Events are taken in their order:
 //!
 //! - An event that `lake::event` refuses is rejected alone.
+//! - One of a device that the caller's key or token is not for is rejected alone.
 //! - One that repeats the `device_id` and `id` of an earlier one in this request is a duplicate and not stored again.
 //! - Once an event of a device is over the device's limit, so are all later ones of that device in this request. Else
 //!   the rate could grant a later event while the earlier one must be sent again, and the device's order would break.
 
 use crate::answer::{Report, Why};
+use crate::auth::Devices;
 use crate::cloudevents::Refused;
 use crate::limits::{Exceeded, Limits};
 use bytes::Bytes;
@@ -21,15 +23,17 @@ use uuid::Uuid;
 /// What applies to all events of a request.
 pub(crate) struct Rules<'a> {
     pub(crate) limits: &'a Limits,
+    /// Whose events the caller may post.
+    pub(crate) devices: &'a Devices,
     /// When the request was received, microseconds since the epoch.
     pub(crate) now: i64,
     /// Oldest and furthest `time` allowed, in microseconds from now.
     pub(crate) max_age: i64,
     pub(crate) max_ahead: i64,
-    /// Passed on to every record.
-    pub(crate) traceparent: Option<Bytes>,
+    /// Headers of every record, for who follows a trace.
+    pub(crate) trace: Vec<(&'static str, Bytes)>,
     /// Why events are empty that could not be translated, by index.
-    pub(crate) untranslated: Option<&'a HashMap<usize, Refused>>,
+    pub(crate) untranslated: HashMap<usize, &'a Refused>,
 }
 
 /// The events of a request, sorted out.
@@ -60,13 +64,18 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
         let event = match Event::parse(text.as_bytes()) {
             Ok(event) => event,
             Err(invalid) => {
-                match rules.untranslated.and_then(|untranslated| untranslated.get(&index)) {
+                match rules.untranslated.get(&index) {
                     Some(refused) => refused.report(index, &mut batch.report),
                     None => batch.report.invalid(index, &invalid, None),
                 }
                 continue;
             }
         };
+        if !rules.devices.allow(&event.device_id) {
+            let detail = || "the key or token of this request may not post for this device".to_owned();
+            batch.report.reject(index, Why::DeviceNotAllowed, || event.id.as_deref().map(str::to_owned), detail);
+            continue;
+        }
         if let Err(invalid) = event.check_time(rules.now, rules.max_age, rules.max_ahead) {
             batch.report.invalid(index, &invalid, event.id.as_deref());
             continue;
@@ -84,7 +93,7 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
             }
             continue;
         }
-        batch.records.push(record(body, text, event, &received_at, rules.traceparent.as_ref()));
+        batch.records.push(record(body, text, event, &received_at, &rules.trace));
         batch.indexes.push(index);
     }
     batch
@@ -94,15 +103,21 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
 ///
 /// `id` is the event's, or a new UUIDv7 (which cannot recognise a repetition). `received_at` is in microseconds since
 /// the epoch, as decimal digits.
-fn record(body: &Bytes, text: &str, event: Event<'_>, received_at: &Bytes, traceparent: Option<&Bytes>) -> NewRecord {
+fn record(
+    body: &Bytes,
+    text: &str,
+    event: Event<'_>,
+    received_at: &Bytes,
+    trace: &[(&'static str, Bytes)],
+) -> NewRecord {
     let id = match event.id {
         Some(id) => share(body, id),
         None => Bytes::copy_from_slice(Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes()),
     };
-    let mut headers = Vec::with_capacity(2 + usize::from(traceparent.is_some()));
+    let mut headers = Vec::with_capacity(2 + trace.len());
     headers.push(("id", id));
     headers.push(("received_at", received_at.clone()));
-    headers.extend(traceparent.map(|value| ("traceparent", value.clone())));
+    headers.extend_from_slice(trace);
     NewRecord { key: share(body, event.device_id), value: body.slice_ref(text.as_bytes()), headers }
 }
 
@@ -123,6 +138,17 @@ impl<'a> Seen<'a> {
         let Some(id) = &event.id else { return false };
         !self.0.insert((event.device_id.clone(), id.clone()))
     }
+}
+
+/// The most events that one device has in a request, those left aside that repeat others.
+pub(crate) fn most_of_one_device(events: &[&str]) -> u32 {
+    let (mut seen, mut counts) = (Seen::default(), HashMap::new());
+    for event in events.iter().filter_map(|text| Event::parse(text.as_bytes()).ok()) {
+        if !seen.before(&event) {
+            *counts.entry(event.device_id).or_default() += 1;
+        }
+    }
+    counts.into_values().max().unwrap_or(0)
 }
 
 /// The devices of a request that are over their limit, with the first refusal and how many followed it.

@@ -31,7 +31,7 @@ pub(crate) struct Native {
     pub(crate) body: Bytes,
     ranges: Vec<Range<usize>>,
     /// Why the text of an event is empty, by index.
-    pub(crate) untranslated: HashMap<usize, Refused>,
+    refused: HashMap<usize, Refused>,
 }
 
 /// Why a CloudEvent cannot be translated.
@@ -64,6 +64,17 @@ impl Native {
         // It was written as text.
         let text = str::from_utf8(&self.body).unwrap_or_default();
         self.ranges.iter().map(|range| text.get(range.clone()).unwrap_or_default()).collect()
+    }
+
+    /// Why the text of an event is empty, by its place among all, or among those of the `rest`.
+    pub(crate) fn untranslated(&self, rest: Option<&[u32]>) -> HashMap<usize, &Refused> {
+        match rest {
+            None => self.refused.iter().map(|(index, refused)| (*index, refused)).collect(),
+            Some(rest) => {
+                let refused = |index: &u32| self.refused.get(&(*index as usize));
+                rest.iter().enumerate().filter_map(|(place, index)| Some((place, refused(index)?))).collect()
+            }
+        }
     }
 }
 
@@ -212,7 +223,7 @@ impl Writer {
         match read {
             Ok(event) => event.write(&mut self.text),
             Err(refused) => {
-                self.native.untranslated.insert(self.native.ranges.len(), refused);
+                self.native.refused.insert(self.native.ranges.len(), refused);
             }
         }
         self.native.ranges.push(start..self.text.len());

@@ -1,20 +1,28 @@
 //! The whole URL space, and what every request finds there.
 
 use crate::accept;
+use crate::auth::{Auth, Door, Scope};
 use crate::body::Bounds;
+use crate::breaker::Breaker;
+use crate::caller::Caller;
 use crate::clock::Clock;
+use crate::condition::Condition;
 use crate::config::Config;
+use crate::correlation;
 use crate::decode::ACCEPTED;
+use crate::idempotency::Idempotency;
 use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
 use crate::refusal::Refusal;
 use axum::extract::State;
+use axum::http::request::Parts;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use eventlog::Log;
-use lake::dataset::Dataset;
+use lake::dataset::{Dataset, Priority};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,12 +36,16 @@ pub struct Deps {
     /// The topics must exist: the gateway does not create them.
     pub datasets: Vec<Dataset>,
     pub clock: Clock,
+    /// Through it the caller sees how the gateway does.
+    pub condition: Condition,
+    /// Who may post; `None`: everybody.
+    pub auth: Option<Arc<Auth>>,
 }
 
 impl Deps {
-    /// With the machine's clock.
+    /// With the machine's clock, for everybody.
     pub fn new(log: Arc<dyn Log>, datasets: Vec<Dataset>) -> Deps {
-        Deps { log, datasets, clock: Clock::system() }
+        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), auth: None }
     }
 }
 
@@ -49,6 +61,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
         .fallback(async || Refusal::NoSuchPath)
         .method_not_allowed_fallback(async || Refusal::WrongMethod)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&gateway), correlation::around))
         .with_state(gateway)
 }
 
@@ -59,9 +72,12 @@ pub(crate) struct Gateway {
     pub(crate) append_timeout: Duration,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) datasets: HashMap<String, KnownDataset>,
+    pub(crate) door: Option<Door>,
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
     pub(crate) outage: Outage,
+    pub(crate) audit: bool,
+    pub(crate) idempotency: Idempotency,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -71,6 +87,9 @@ pub(crate) struct KnownDataset {
     pub(crate) name: String,
     pub(crate) max_age: i64,
     pub(crate) max_ahead: i64,
+    pub(crate) priority: Priority,
+    pub(crate) breaker: Arc<Breaker>,
+    pub(crate) outage: Outage,
     pub(crate) metrics: DatasetMetrics,
 }
 
@@ -85,7 +104,8 @@ impl Gateway {
         // A body takes at most one half (`Config::check`) and its events the other, so on an idle gateway every
         // request within its bounds fits.
         let room_for_events = (max_in_flight / 2 / EVENT_BYTES).max(1);
-        Arc::new(Gateway {
+        let known = |dataset: &Dataset| (dataset.name.clone(), KnownDataset::new(dataset, http.breaker_after));
+        let gateway = Arc::new(Gateway {
             body_bounds: Bounds {
                 max: size(http.max_body),
                 timeout: http.body_timeout,
@@ -95,18 +115,42 @@ impl Gateway {
             max_events: (http.max_events as usize).min(room_for_events),
             append_timeout: http.append_timeout,
             log: deps.log,
-            datasets: deps.datasets.iter().map(|dataset| (dataset.name.clone(), KnownDataset::new(dataset))).collect(),
+            datasets: deps.datasets.iter().map(known).collect(),
+            door: deps.auth.map(|auth| Door::new(auth, &deps.clock)),
             limits: Limits::new(limits, &deps.clock),
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
+            audit: http.audit,
+            idempotency: Idempotency::new(http),
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
-        })
+        });
+        deps.condition.watch(&gateway);
+        gateway
     }
 
-    /// The names of the datasets, as answers list them.
-    pub(crate) fn known_datasets(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.datasets.keys().map(String::as_str).collect();
+    /// Who has sent this head, if they may come in.
+    pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Refusal> {
+        match &self.door {
+            None => Ok(Caller::of(head)),
+            Some(door) => Ok(door.caller(head)?),
+        }
+    }
+
+    /// The dataset of this name, if the caller may post to it.
+    pub(crate) fn dataset(&self, name: Option<&str>, scope: &Scope) -> Result<&KnownDataset, Refusal> {
+        let open_to_caller = || self.known_datasets(scope).join(", ");
+        match name.and_then(|name| self.datasets.get(name)) {
+            None => Err(Refusal::UnknownDataset { known: open_to_caller() }),
+            Some(dataset) if scope.allows_dataset(&dataset.name) => Ok(dataset),
+            Some(_) => Err(Refusal::DatasetNotAllowed { allowed: open_to_caller() }),
+        }
+    }
+
+    /// The names of the datasets in a scope, as answers list them.
+    fn known_datasets(&self, scope: &Scope) -> Vec<&str> {
+        let names = self.datasets.keys().map(String::as_str);
+        let mut names: Vec<&str> = names.filter(|name| scope.allows_dataset(name)).collect();
         names.sort_unstable();
         names
     }
@@ -115,30 +159,42 @@ impl Gateway {
     pub(crate) fn measure(&self) {
         metrics::in_flight(self.budget.used());
         self.limits.measure();
+        let now = self.clock.elapsed();
+        for dataset in self.datasets.values() {
+            let breaker = &dataset.breaker;
+            dataset.metrics.breaker(breaker.is_open(now), breaker.facts().waited(now));
+        }
+        self.idempotency.measure(&self.clock);
     }
 }
 
 impl KnownDataset {
-    fn new(dataset: &Dataset) -> KnownDataset {
+    fn new(dataset: &Dataset, breaker_after: Duration) -> KnownDataset {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         KnownDataset {
             name: dataset.name.clone(),
             max_age: micros(dataset.spec.max_age),
             max_ahead: micros(dataset.spec.max_ahead),
+            priority: dataset.spec.priority,
+            breaker: Breaker::new(breaker_after),
+            outage: Outage::new(),
             metrics: DatasetMetrics::new(&dataset.name),
         }
     }
 }
 
-/// For who opens the address in a browser.
-async fn index(State(gateway): State<Arc<Gateway>>) -> Response {
-    Json(json!({
+/// For who opens the address in a browser. Strangers are not told which datasets there are.
+async fn index(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {
+    let mut page = json!({
         "service": "lakehose",
         "post_events": "/v1/events/{dataset}",
         "content_types": ACCEPTED.split(", ").collect::<Vec<_>>(),
-        "datasets": gateway.known_datasets(),
-    }))
-    .into_response()
+    });
+    if gateway.door.as_ref().is_none_or(|door| door.is_asked(&head)) {
+        let caller = gateway.caller(&head)?;
+        page["datasets"] = gateway.known_datasets(&caller.scope).into();
+    }
+    Ok(Json(page).into_response())
 }
 
 fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {

@@ -37,6 +37,12 @@ fn reads_every_section() {
         dedup_window = "10m"
         max_age = "7d"
         max_ahead = "1h"
+        [auth]
+        keys = "keys.toml"
+        jwks = "jwks.json"
+        issuer = "https://issuer.example"
+        audience = "lakehose"
+        device_claim = "device"
         [limits]
         per_device = { events_per_second = 100, burst = 1000 }
         per_ip     = { events_per_second = 10000, burst = 20000 }
@@ -57,6 +63,7 @@ fn reads_every_section() {
         [kafka]
         brokers = "kafka:9092"
         group_instance_id = "processor-1"
+        transactional_id = "gateway-1"
         options = { "security.protocol" = "SASL_SSL", "linger.ms" = 5 }
         [eventlog]
         retain_age = "1h"
@@ -72,6 +79,7 @@ fn reads_every_section() {
     assert_eq!(config.processor(2, true).memory, ByteSize::mib(512));
     assert_eq!(config.compaction.every, Duration::from_secs(60));
     assert_eq!(config.eventlog.disk_budget, ByteSize::gib(2));
+    assert_eq!(config.kafka.transactional_id.as_deref(), Some("gateway-1"));
 }
 
 #[test]
@@ -104,6 +112,8 @@ fn a_variable_takes_the_type_of_its_setting() {
         ("LAKEHOSE_KAFKA_OPTIONS", "{ \"linger.ms\" = 5, \"security.protocol\" = \"SSL\" }"),
         ("LAKEHOSE_MEMORY_PROCESSOR", "256MiB"),
         ("LAKEHOSE_FLUSH_BYTES", "1048576"),
+        ("LAKEHOSE_AUTH_KEYS", "keys.toml"),
+        ("LAKEHOSE_AUTH_KEYS_TEXT", "[[keys]]\nid = 'a'\nname = 'b'\n"),
         ("LAKEHOSE_DATASETS_TRIPS", "{ partitions = 2 }"),
     ];
     let config = from("", &variables, Overrides::default()).unwrap();
@@ -111,6 +121,8 @@ fn a_variable_takes_the_type_of_its_setting() {
     assert_eq!(config.kafka.options["linger.ms"], "5");
     assert_eq!(config.memory.processor, ByteSize::mib(256));
     assert_eq!(config.flush.bytes, ByteSize::mib(1));
+    assert_eq!(config.auth.keys.as_deref(), Some(Path::new("keys.toml")));
+    assert_eq!(config.auth.keys_text.as_deref(), Some("[[keys]]\nid = 'a'\nname = 'b'\n"));
     assert_eq!(config.datasets["trips"].partitions, 2);
 }
 
@@ -127,6 +139,7 @@ fn a_mistake_in_the_file_names_line_setting_and_what_is_allowed() {
         ("[datasets.x]\npartitions = -1", ["line 2", "datasets.x.partitions", "u32"]),
         ("flush = '5s'", ["line 1", "flush", "a table of settings"]),
         ("[limits]\nglobal = 5", ["line 2", "limits.global", "events_per_second = 100"]),
+        ("[auth]\nkey = 'keys.toml'", ["line 2", "auth", "`keys`"]),
         ("listen = 'nowhere'", ["line 1", "listen", "127.0.0.1:8080"]),
         ("[flush\nevery = '5s'", ["line 1", "table", "]"]),
     ] {

@@ -10,7 +10,11 @@ mod support;
 
 mod first_steps;
 mod cloudevents;
+mod keys;
 mod crashes;
+mod atomic;
+mod retries;
+mod devices;
 mod many_processes;
 mod foreign_producers;
 mod dead_letters;

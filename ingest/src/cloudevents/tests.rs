@@ -20,14 +20,14 @@ fn binary(headers: &[(&str, &str)], body: &[u8]) -> Native {
 
 /// The only event, which is one for the gateway and the processor too.
 fn only(native: &Native) -> Value {
-    assert_eq!(native.untranslated, HashMap::new());
+    assert_eq!(native.refused, HashMap::new());
     let [text] = native.events()[..] else { panic!("{native:?}") };
     Event::parse(text.as_bytes()).unwrap();
     serde_json::from_str(text).unwrap()
 }
 
 fn refused(native: &Native, index: usize) -> (&'static str, &str) {
-    let refused = &native.untranslated[&index];
+    let refused = &native.refused[&index];
     assert_eq!(native.events()[index], "");
     (refused.why.as_str(), &refused.detail)
 }
@@ -150,7 +150,7 @@ fn what_is_missing_or_wrong_is_named_with_the_id_if_it_has_one() {
     for name in ["specversion", "id", "source", "type"] {
         let native = structured(&without(name));
         assert_eq!(refused(&native, 0), ("invalid_cloudevent", &*format!("the attribute `{name}` is required")));
-        assert_eq!(native.untranslated[&0].id.as_deref(), (name != "id").then_some("1"));
+        assert_eq!(native.refused[&0].id.as_deref(), (name != "id").then_some("1"));
     }
     for (more, why, detail) in [
         (r#","specversion":"0.3""#, "ambiguous_member", "`specversion`"),
@@ -166,7 +166,7 @@ fn what_is_missing_or_wrong_is_named_with_the_id_if_it_has_one() {
         let native = structured(&event(more));
         let (found, found_detail) = refused(&native, 0);
         assert!(found == why && found_detail.contains(detail), "{more}: {found} {found_detail}");
-        assert_eq!(native.untranslated[&0].id.as_deref(), Some("1"));
+        assert_eq!(native.refused[&0].id.as_deref(), Some("1"));
     }
     let old = event("").replace("1.0", "0.3");
     assert_eq!(
@@ -189,6 +189,12 @@ fn a_batch_keeps_its_order_and_a_bad_event_does_not_refuse_the_others() {
     assert_eq!(devices, ["a", "-", "b", "-"]);
     assert_eq!(refused(&native, 1).0, "invalid_cloudevent");
     assert_eq!(refused(&native, 3).0, "not_an_object");
+    let places = |rest: Option<&[u32]>| {
+        let mut places: Vec<usize> = native.untranslated(rest).into_keys().collect();
+        places.sort_unstable();
+        places
+    };
+    assert_eq!((places(None), places(Some(&[0, 3])), places(Some(&[1, 2]))), (vec![1, 3], vec![1], vec![0]));
     assert!(structured(" [ ] ").events().is_empty());
     let batch = |text: &str| translate(Form::CloudEventBatch, &HeaderMap::new(), text.as_bytes(), 1).map(|_| ());
     assert!(matches!(batch(&event("")), Err(Malformed::Json(_))));
@@ -258,7 +264,7 @@ proptest! {
     fn no_near_cloudevent_panics(more in r#"[\[\]{}",:0-9a\\un -]{0,60}"#) {
         let native = structured(&event(&more));
         for (index, text) in native.events().into_iter().enumerate() {
-            prop_assert_eq!(text.is_empty(), native.untranslated.contains_key(&index));
+            prop_assert_eq!(text.is_empty(), native.refused.contains_key(&index));
         }
     }
 }
