@@ -138,7 +138,7 @@ impl Gateway {
             debug!(ip = %caller.ip, key = caller.name.as_deref(), dataset = dataset.name, "device is not the caller's");
         }
         if options.atomic {
-            return self.store_whole(dataset, &events, batch).await;
+            return self.store_whole(dataset, &events, batch, held).await;
         }
         let Batch { records, indexes, mut report, held_back } = batch;
 

@@ -8,13 +8,14 @@
 use crate::answer::{Report, Why};
 use crate::batch::{self, Batch};
 use crate::limits::Exceeded;
+use crate::pressure::Reservation;
 use crate::refusal::Refusal;
 use crate::routes::{Gateway, KnownDataset};
 use axum::extract::Query;
 use axum::http::request::Parts;
-use eventlog::{AppendError, NewRecord, Position, WholeError};
+use eventlog::{AppendError, NewRecord};
 use serde::Deserialize;
-use std::time::Instant;
+use std::sync::Arc;
 
 /// What the query of a request may ask for. Parameters that are not known are ignored.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -40,6 +41,7 @@ impl Gateway {
         dataset: &KnownDataset,
         events: &[&str],
         batch: Batch,
+        held: Reservation,
     ) -> Result<Report, Refusal> {
         let Batch { records, indexes, mut report, held_back } = batch;
         if !report.rejected.is_empty() {
@@ -48,10 +50,10 @@ impl Gateway {
             return Err(not_whole(report, held_back, events));
         }
         let sizes: Vec<usize> = records.iter().map(NewRecord::size).collect();
-        let err = match self.append_whole(dataset, records).await {
+        let err = match self.append_whole(dataset, records, &Arc::new(held)).await {
             Ok(positions) => {
                 let stored = positions.into_iter().map(Ok).collect();
-                self.settle(&mut report, events, &indexes, stored);
+                self.settle(dataset, &mut report, events, &indexes, stored);
                 dataset.metrics.decided(&report);
                 return Ok(report);
             }
@@ -64,34 +66,13 @@ impl Gateway {
         };
         // A log that does not say which record is too large has refused them all.
         let bad = if bad.is_empty() { indexes } else { bad };
-        let retry_after = self.settle(&mut report, events, &bad, vec![Err(err); bad.len()]);
+        let retry_after = self.settle(dataset, &mut report, events, &bad, vec![Err(err); bad.len()]);
         dataset.metrics.decided(&report);
         dataset.metrics.refused(Why::NotWhole, sizes.len() - bad.len());
         if report.has(Why::LogUnavailable) {
             return Err(Refusal::LogUnavailable { retry_after, report: Some(Box::new(report)) });
         }
         Err(Refusal::NotWhole { report: Box::new(report), exceeded: None })
-    }
-
-    async fn append_whole(
-        &self,
-        dataset: &KnownDataset,
-        records: Vec<NewRecord>,
-    ) -> Result<Vec<Position>, AppendError> {
-        if records.is_empty() {
-            return Ok(Vec::new());
-        }
-        let started = Instant::now();
-        let appended = tokio::time::timeout(self.append_timeout, self.log.append_whole(&dataset.name, records)).await;
-        self.metrics.appended(started.elapsed());
-        match appended {
-            Ok(Ok(positions)) => Ok(positions),
-            Ok(Err(WholeError::Refused(err))) => Err(err),
-            Ok(Err(WholeError::Unknown { .. } | WholeError::Superseded { .. })) => {
-                Err(AppendError::Unknown(started.elapsed()))
-            }
-            Err(_) => Err(AppendError::Unknown(self.append_timeout)),
-        }
     }
 }
 
