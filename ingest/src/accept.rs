@@ -6,8 +6,9 @@ use crate::answer::{Report, Why};
 use crate::atomic::Options;
 use crate::audit;
 use crate::batch::{self, Batch};
-use crate::body::{Stopped, Upload};
+use crate::body::{Coding, Read, Stopped, Upload};
 use crate::caller::Caller;
+use crate::cloudevents;
 use crate::correlation;
 use crate::decode::{self, Form, Malformed};
 use crate::idempotency::Place;
@@ -72,7 +73,8 @@ impl Gateway {
         audit::note(|line| line.dataset(&dataset.name));
         let options = Options::of(head)?;
         let form = Form::of(&head.headers)?;
-        if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
+        let coding = Coding::of(&head.headers)?;
+        if claimed_length(head).is_some_and(|length| length > self.body_bounds.max as u64) {
             return Err(self.refuse_body(dataset, Stopped::TooLarge));
         }
         let place = self.place(head, &caller, dataset)?;
@@ -81,9 +83,9 @@ impl Gateway {
         }
 
         let mut held = self.budget.reserve_below(dataset.max_in_flight);
-        let body = upload.read(self.max_body, self.body_timeout, &mut held).await;
-        let body = body.map_err(|stopped| self.refuse_body(dataset, stopped))?;
-        self.metrics.body_read(body.len());
+        let read = upload.read(coding, &self.body_bounds, &mut held).await;
+        let Read { body, received } = read.map_err(|stopped| self.refuse_body(dataset, stopped))?;
+        self.metrics.body_read(received, body.len());
         audit::note(|line| line.body(body.len()));
 
         let posting = Posting { dataset, caller, options, form, head };
@@ -103,13 +105,22 @@ impl Gateway {
         rest: Option<Vec<u32>>,
     ) -> Result<Report, Refusal> {
         let Posting { dataset, caller, options, form, head } = posting;
-        let mut events =
-            decode::frame(*form, body, self.max_events).map_err(|malformed| self.refuse_form(malformed))?;
-        if let Some(rest) = rest {
+        let refuse = |malformed| self.refuse_form(malformed);
+        let native = cloudevents::translate(*form, &head.headers, body, self.max_events).map_err(refuse)?;
+        let (body, mut events) = match &native {
+            None => (body, decode::frame(*form, body, self.max_events).map_err(refuse)?),
+            Some(native) => (&native.body, native.events()),
+        };
+        if let Some(rest) = &rest {
             events = rest.iter().map(|index| events[*index as usize]).collect();
         }
         audit::note(|line| line.events(events.len()));
-        held.grow(events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(dataset, spent.into()))?;
+        if events.is_empty() {
+            return Ok(Report::default());
+        }
+        let translated = native.as_ref().map_or(0, |native| native.body.len());
+        held.grow(translated + events.len() * EVENT_BYTES)
+            .map_err(|spent| self.refuse_body(dataset, spent.into()))?;
         let request = dataset.request(caller, events.len(), body.len());
         self.check_rate(dataset, &request)?;
 
@@ -120,6 +131,7 @@ impl Gateway {
             max_age: dataset.max_age,
             max_ahead: dataset.max_ahead,
             trace: head.extensions.get().map(TraceContext::headers).unwrap_or_default(),
+            untranslated: native.as_ref().map(|native| native.untranslated(rest.as_deref())).unwrap_or_default(),
         };
         let batch = batch::sort_out(body, &events, &rules);
         if batch.report.has(Why::DeviceNotAllowed) {
@@ -152,13 +164,14 @@ impl Gateway {
 
     fn refuse_body(&self, dataset: &KnownDataset, stopped: Stopped) -> Refusal {
         match stopped {
-            Stopped::TooLarge => Refusal::BodyTooLarge { max: self.max_body as u64 },
+            Stopped::TooLarge => Refusal::BodyTooLarge { max: self.body_bounds.max as u64 },
             Stopped::Busy => {
                 dataset.metrics.busy(dataset.priority);
                 Refusal::Busy { retry_after: self.outage.busy() }
             }
             Stopped::Slow => Refusal::BodyTooSlow,
             Stopped::Broken => Refusal::BodyBroken,
+            Stopped::Undecodable(undecodable) => Refusal::Undecodable(undecodable),
         }
     }
 

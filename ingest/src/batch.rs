@@ -11,6 +11,7 @@
 
 use crate::answer::{Report, Why};
 use crate::auth::Devices;
+use crate::cloudevents::Refused;
 use crate::limits::{Exceeded, Limits, Over, TooMuch};
 use bytes::Bytes;
 use eventlog::NewRecord;
@@ -31,6 +32,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) max_ahead: i64,
     /// Headers of every record, for who follows a trace.
     pub(crate) trace: Vec<(&'static str, Bytes)>,
+    /// Why events are empty that could not be translated, by index.
+    pub(crate) untranslated: HashMap<usize, &'a Refused>,
 }
 
 /// The events of a request, sorted out.
@@ -61,7 +64,10 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
         let event = match Event::parse(text.as_bytes()) {
             Ok(event) => event,
             Err(invalid) => {
-                batch.report.invalid(index, &invalid, None);
+                match rules.untranslated.get(&index) {
+                    Some(refused) => refused.report(index, &mut batch.report),
+                    None => batch.report.invalid(index, &invalid, None),
+                }
                 continue;
             }
         };

@@ -30,11 +30,12 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Largest request body accepted, after decompression.
+    /// Largest request body accepted, as it comes and after decompression.
     pub max_body: ByteSize,
     /// Most events in one request. Less if half of `max_in_flight` could not hold their records.
     pub max_events: u32,
-    /// Most bytes of all requests under way together; requests beyond it are answered 503. At least twice `max_body`.
+    /// Most bytes of all requests under way together; requests beyond it are answered 503. At least twice `max_body`,
+    /// and 9 MiB more for every zstd body with the largest window that is to be decompressed at a time.
     pub max_in_flight: ByteSize,
     /// Most connections open at once; further ones wait in the kernel's queue.
     pub max_connections: u32,
@@ -47,6 +48,11 @@ pub struct Http {
     /// A request must send its whole body within this time.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
+    /// The least that a body must bring a second, over each `min_rate_window`; who sends less is cut off.
+    pub min_rate: ByteSize,
+    /// Over how long `min_rate` is measured: for nearly as long a network may stall.
+    #[serde(with = "humantime_serde")]
+    pub min_rate_window: Duration,
     /// Longest wait for the log to report events as durable. More than Kafka's own delivery time-out (30 s), so that
     /// the log usually says itself what became of them.
     #[serde(with = "humantime_serde")]
@@ -85,6 +91,8 @@ impl Default for Http {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            min_rate: ByteSize::kib(1),
+            min_rate_window: Duration::from_secs(10),
             append_timeout: Duration::from_secs(35),
             breaker_after: Duration::from_secs(2),
             idempotency_window: Duration::from_secs(2 * 3600),
@@ -95,6 +103,14 @@ impl Default for Http {
             proxy_header: ProxyHeader::default(),
             audit: false,
         }
+    }
+}
+
+impl Http {
+    /// What a body must bring in each `min_rate_window`: at least one byte.
+    pub(crate) fn window_bytes(&self) -> usize {
+        // `as` saturates.
+        ((self.min_rate.as_u64() as f64 * self.min_rate_window.as_secs_f64()) as usize).max(1)
     }
 }
 
@@ -153,13 +169,16 @@ pub struct ConfigError {
 impl Config {
     /// Checks what types alone cannot. The message says what to change.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Http { max_body, max_events, max_in_flight, max_connections, .. } = self.http;
+        let Http { max_body, max_events, max_in_flight, max_connections, min_rate, .. } = self.http;
         let invalid = |field, problem| Err(ConfigError { field, problem });
         if !(1..=u64::from(u32::MAX)).contains(&max_body.as_u64()) {
             return invalid("max_body", "must be between 1 byte and 4 GiB");
         }
         if max_in_flight.as_u64() / 2 < max_body.as_u64() {
             return invalid("max_in_flight", "must be at least twice `max_body`");
+        }
+        if min_rate.as_u64() == 0 {
+            return invalid("min_rate", "must be at least 1 byte");
         }
         if max_events == 0 {
             return invalid("max_events", "must be at least 1");
@@ -180,6 +199,7 @@ impl Config {
             ("header_timeout", self.http.header_timeout),
             ("idle_timeout", self.http.idle_timeout),
             ("body_timeout", self.http.body_timeout),
+            ("min_rate_window", self.http.min_rate_window),
             ("append_timeout", self.http.append_timeout),
             ("breaker_after", self.http.breaker_after),
         ] {
@@ -228,6 +248,18 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         config.http.max_in_flight = ByteSize::kib(1);
         assert_eq!(config.check().unwrap_err().field, "max_in_flight");
+    }
+
+    #[test]
+    fn a_least_rate_that_lets_everybody_pass_is_refused() {
+        let http = Http { min_rate: ByteSize::b(0), ..Http::default() };
+        assert_eq!(Config { http, ..Config::default() }.check().unwrap_err().field, "min_rate");
+        let http = Http { min_rate_window: Duration::ZERO, ..Http::default() };
+        assert_eq!(Config { http, ..Config::default() }.check().unwrap_err().field, "min_rate_window");
+        assert_eq!(Http::default().window_bytes(), 10 * 1024);
+        let smallest = Http { min_rate: ByteSize::b(1), min_rate_window: Duration::from_millis(1), ..Http::default() };
+        assert_eq!(smallest.window_bytes(), 1);
+        assert_eq!(Http { min_rate: ByteSize(u64::MAX), ..Http::default() }.window_bytes(), usize::MAX);
     }
 
     #[test]

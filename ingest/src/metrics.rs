@@ -17,6 +17,7 @@ const DUPLICATE: &str = "lakehose_ingest_events_duplicate_total";
 const REFUSED: &str = "lakehose_ingest_events_refused_total";
 const REQUESTS: &str = "lakehose_ingest_requests_total";
 const REQUESTS_REFUSED: &str = "lakehose_ingest_requests_refused_total";
+const RECEIVED_BYTES: &str = "lakehose_ingest_body_received_bytes_total";
 const BODY_BYTES: &str = "lakehose_ingest_body_bytes_total";
 const APPEND_SECONDS: &str = "lakehose_ingest_append_seconds";
 const BREAKER_OPEN: &str = "lakehose_ingest_breaker_open";
@@ -46,7 +47,8 @@ pub fn describe() {
     describe_counter!(REFUSED, "Events that were refused, by reason; events of bodies never read are not known");
     describe_counter!(REQUESTS, "Requests answered, by status");
     describe_counter!(REQUESTS_REFUSED, "Requests refused as a whole, by the name of the problem");
-    describe_counter!(BODY_BYTES, Unit::Bytes, "Bytes of bodies read to their end");
+    describe_counter!(RECEIVED_BYTES, Unit::Bytes, "Bytes of bodies read to their end, as they came");
+    describe_counter!(BODY_BYTES, Unit::Bytes, "Bytes of bodies read to their end, after decompression");
     describe_histogram!(
         APPEND_SECONDS,
         Unit::Seconds,
@@ -92,6 +94,7 @@ pub fn describe() {
 /// Series of the gateway as a whole.
 pub(crate) struct GatewayMetrics {
     accepted_requests: Counter,
+    received_bytes: Counter,
     body_bytes: Counter,
     append_seconds: Histogram,
 }
@@ -100,6 +103,7 @@ impl GatewayMetrics {
     pub(crate) fn new() -> GatewayMetrics {
         GatewayMetrics {
             accepted_requests: counter!(REQUESTS, "status" => "202"),
+            received_bytes: counter!(RECEIVED_BYTES),
             body_bytes: counter!(BODY_BYTES),
             append_seconds: histogram!(APPEND_SECONDS),
         }
@@ -109,7 +113,8 @@ impl GatewayMetrics {
         self.accepted_requests.increment(1);
     }
 
-    pub(crate) fn body_read(&self, bytes: usize) {
+    pub(crate) fn body_read(&self, received: usize, bytes: usize) {
+        self.received_bytes.increment(received as u64);
         self.body_bytes.increment(bytes as u64);
     }
 

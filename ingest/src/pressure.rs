@@ -57,6 +57,13 @@ impl Reservation {
         self.bytes += bytes;
         Ok(())
     }
+
+    /// Gives `bytes` back before the rest.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.bytes -= bytes;
+    }
 }
 
 impl Drop for Reservation {
@@ -148,8 +155,12 @@ mod tests {
         assert_eq!(b.grow(usize::MAX), Err(Spent));
         assert_eq!(b.grow(40), Ok(()));
         assert_eq!(budget.used(), 100);
+        a.shrink(20);
+        assert_eq!(budget.used(), 80);
         drop(a);
         assert_eq!(budget.used(), 40);
+        b.shrink(usize::MAX);
+        assert_eq!(budget.used(), 0);
         drop(b);
         assert_eq!(budget.used(), 0);
     }

@@ -11,8 +11,9 @@ pub(crate) use documented::{Documented, documented};
 use crate::answer::{REPLAYED, Report, Why};
 use crate::audit;
 use crate::auth::Denied;
+use crate::body::{CODINGS, Undecodable};
 use crate::correlation;
-use crate::decode::{ACCEPTED, Malformed, Unsupported};
+use crate::decode::{ACCEPTED, BINARY, Malformed, Unsupported};
 use crate::idempotency::BadKey;
 use crate::limits::{Exceeded, Over, TooMuch, Unit};
 use crate::metrics;
@@ -50,6 +51,8 @@ pub(crate) enum Refusal {
     BadQuery,
     Unsupported(Unsupported),
     Malformed(Malformed),
+    /// It is not compressed as it says.
+    Undecodable(Undecodable),
     /// None of the events is valid.
     Invalid(Box<Report>),
     /// Some events keep a batch out that was to be stored whole; if only a limit stands in the way, that passes.
@@ -165,6 +168,12 @@ impl Refusal {
                 "The body is not a sequence of events",
                 malformed_detail(malformed),
             ),
+            Undecodable(undecodable) => row(
+                StatusCode::BAD_REQUEST,
+                "malformed-body",
+                "The body is not compressed as it says",
+                undecodable_detail(undecodable),
+            ),
             Invalid(_) => row(
                 StatusCode::BAD_REQUEST,
                 "nothing-accepted",
@@ -192,7 +201,7 @@ impl Refusal {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body-too-large",
                 "The body is too large",
-                format!("a body may have {max} bytes; send the events in several requests"),
+                format!("a body may have {max} bytes, compressed or not; send the events in several requests"),
             ),
             TooManyEvents { max } => row(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -309,7 +318,7 @@ impl Refusal {
                 headers.insert(RETRY_AFTER, whole_seconds(*retry_after).into());
             }
             Refusal::Unsupported(Unsupported::ContentEncoding(_)) => {
-                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
             }
             Refusal::Invalid(report) => headers.extend(report.replayed.then_some(REPLAYED)),
             Refusal::BodyTooSlow | Refusal::BodyBroken => {
@@ -392,13 +401,22 @@ pub(crate) struct Problem<'a> {
 fn unsupported_detail(unsupported: &Unsupported) -> String {
     match unsupported {
         Unsupported::ContentType(None) => {
-            format!("say what the body is with Content-Type: one of {ACCEPTED}, in UTF-8")
+            format!("say what the body is with Content-Type: one of {ACCEPTED}, in UTF-8; or {BINARY} for a CloudEvent")
         }
         Unsupported::ContentType(Some(found)) => {
-            format!("`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8")
+            format!(
+                "`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8, or any with {BINARY}"
+            )
         }
-        Unsupported::ContentEncoding(found) => format!("`{found}` is not understood; send the body as it is"),
+        Unsupported::ContentEncoding(found) => {
+            format!("`{found}` is not understood; Content-Encoding may be one of {CODINGS}, and only one")
+        }
     }
+}
+
+fn undecodable_detail(undecodable: &Undecodable) -> String {
+    let Undecodable { coding, at, problem } = undecodable;
+    format!("the body is not {coding} as HTTP has it, about {at} bytes from its start: {problem}")
 }
 
 fn bad_key_detail(bad: BadKey) -> &'static str {

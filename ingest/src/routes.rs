@@ -2,6 +2,7 @@
 
 use crate::accept;
 use crate::auth::{Auth, Door, Scope};
+use crate::body::Bounds;
 use crate::breaker::Breaker;
 use crate::caller::{Caller, peer};
 use crate::clock::Clock;
@@ -74,9 +75,8 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
 
 /// One gateway: its settings, its log, and what it remembers.
 pub(crate) struct Gateway {
-    pub(crate) max_body: usize,
+    pub(crate) body_bounds: Bounds,
     pub(crate) max_events: usize,
-    pub(crate) body_timeout: Duration,
     pub(crate) append_timeout: Duration,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) datasets: HashMap<String, KnownDataset>,
@@ -141,9 +141,13 @@ impl Gateway {
             (dataset.name.clone(), known)
         };
         let gateway = Arc::new(Gateway {
-            max_body,
+            body_bounds: Bounds {
+                max: max_body,
+                timeout: http.body_timeout,
+                window: http.min_rate_window,
+                window_bytes: http.window_bytes(),
+            },
             max_events,
-            body_timeout: http.body_timeout,
             append_timeout: http.append_timeout,
             log: deps.log,
             datasets: deps.datasets.iter().map(known).collect(),

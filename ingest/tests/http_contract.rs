@@ -1,5 +1,9 @@
 //! What devices can rely on: every answer of the gateway, over its routes and a log in memory.
 
+#[path = "http_contract/cloudevents.rs"]
+mod cloudevents;
+#[path = "http_contract/compressed.rs"]
+mod compressed;
 mod support;
 #[path = "http_contract/limits.rs"]
 mod limits;
@@ -210,18 +214,23 @@ mod refusals {
         for answer in answers {
             assert_eq!(answer.problem(), (415, "unsupported-media-type"));
             let detail = answer.body["detail"].as_str().unwrap();
-            assert!(detail.contains("application/json") && detail.contains("application/x-ndjson"), "{detail}");
+            for known in ["application/json", "application/x-ndjson", "application/cloudevents-batch+json"] {
+                assert!(detail.contains(known), "{detail}");
+            }
         }
     }
 
     #[tokio::test]
-    async fn a_compressed_body_is_415_and_says_what_to_send_instead() {
+    async fn a_coding_that_is_not_understood_is_415_and_names_those_that_are() {
         let gateway = gateway(Config::default());
-        let mut request = post("application/json", Body::from("\x1f"));
-        request.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
-        let answer = gateway.send(request).await;
-        assert_eq!(answer.problem(), (415, "unsupported-media-type"));
-        assert_eq!(answer.header("accept-encoding"), "identity");
+        for coding in ["deflate", "br", "gzip, gzip", "zstd,gzip"] {
+            let mut request = post("application/json", Body::from(array("a", 1)));
+            request.headers_mut().insert("content-encoding", coding.parse().unwrap());
+            let answer = gateway.send(request).await;
+            assert_eq!(answer.problem(), (415, "unsupported-media-type"));
+            assert_eq!(answer.header("accept-encoding"), "gzip, zstd, identity");
+            assert!(answer.body["detail"].as_str().unwrap().contains(coding), "{answer:?}");
+        }
     }
 
     #[tokio::test]
@@ -429,28 +438,33 @@ mod metrics {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let several = r#"[{"device_id":"a","id":"1"},{"device_id":"a","id":"1"},{},{},7]"#.to_owned();
+        let sent = [several, array("a", 3), array("a", 2)];
+        let packed = compressed::compress("gzip", sent[1].as_bytes());
         ::metrics::with_local_recorder(&recorder, || {
             ingest::metrics::describe();
             runtime.block_on(async {
                 let gateway = gateway(Config::default());
-                let body = r#"[{"device_id":"a","id":"1"},{"device_id":"a","id":"1"},{},{},7]"#;
-                assert_eq!(gateway.json(body).await.status, 202);
+                assert_eq!(gateway.json(sent[0].clone()).await.status, 202);
+                assert_eq!(compressed::send(&gateway, "gzip", packed.clone()).await.accepted(), 3);
                 gateway.log.set(Fault::Append(unavailable()));
-                assert_eq!(gateway.json(array("a", 2)).await.status, 503);
+                assert_eq!(gateway.json(sent[2].clone()).await.status, 503);
                 assert_eq!(gateway.post("text/plain", "").await.status, 415);
             });
         });
         let page = handle.render();
         for line in [
-            r#"lakehose_ingest_events_accepted_total{dataset="events"} 1"#,
+            r#"lakehose_ingest_events_accepted_total{dataset="events"} 4"#,
             r#"lakehose_ingest_events_duplicate_total{dataset="events"} 1"#,
             r#"lakehose_ingest_events_refused_total{dataset="events",reason="missing_device_id"} 2"#,
             r#"lakehose_ingest_events_refused_total{dataset="events",reason="not_an_object"} 1"#,
             r#"lakehose_ingest_events_refused_total{dataset="events",reason="log_unavailable"} 2"#,
-            r#"lakehose_ingest_requests_total{status="202"} 1"#,
+            r#"lakehose_ingest_requests_total{status="202"} 2"#,
             r#"lakehose_ingest_requests_total{status="503"} 1"#,
             r#"lakehose_ingest_requests_refused_total{problem="unsupported-media-type"} 1"#,
-            "lakehose_ingest_append_seconds_count 2",
+            "lakehose_ingest_append_seconds_count 3",
+            &format!("lakehose_ingest_body_received_bytes_total {}", sent[0].len() + packed.len() + sent[2].len()),
+            &format!("lakehose_ingest_body_bytes_total {}", sent.iter().map(String::len).sum::<usize>()),
             "# HELP lakehose_ingest_events_accepted_total Events that are durable",
         ] {
             assert!(page.contains(line), "{line} in\n{page}");

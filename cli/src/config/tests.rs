@@ -54,6 +54,8 @@ fn reads_every_section() {
         max_body = "4MiB"
         max_in_flight = "128MiB"
         trusted_proxies = ["10.0.0.0/8", "::1"]
+        min_rate = "4KiB"
+        min_rate_window = "5s"
         [tls]
         cert = "cert.pem"
         key = "key.pem"
@@ -81,6 +83,8 @@ fn reads_every_section() {
     assert_eq!(config.datasets().unwrap()[0].spec.columns.len(), 3);
     assert!(config.limits.per_device.is_some() && config.limits.per_ip.is_some() && config.limits.global.is_some());
     assert_eq!(config.gateway().http.max_body, ByteSize::mib(4));
+    assert_eq!(config.gateway().http.min_rate, ByteSize::kib(4));
+    assert_eq!(config.gateway().http.min_rate_window, Duration::from_secs(5));
     assert!(config.gateway().tls.is_on() && !config.tls.requires_client_certificate());
     assert_eq!(config.processor(2, true).memory, ByteSize::mib(512));
     assert_eq!(config.compaction.every, Duration::from_secs(60));

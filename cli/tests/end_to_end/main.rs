@@ -10,6 +10,7 @@ mod support;
 
 mod first_steps;
 mod contract;
+mod cloudevents;
 mod keys;
 mod crashes;
 mod atomic;
