@@ -34,6 +34,7 @@ mod batch;
 mod trace_context;
 mod store;
 mod detached;
+mod spill;
 mod answer;
 mod condition;
 mod refusal;
@@ -44,6 +45,7 @@ pub use condition::Condition;
 pub use config::{Config, ConfigError, Http, Limit, Limits};
 pub use routes::{Deps, router};
 pub use serve::serve;
+pub use spill::{Spill, SpillConfig};
 
 /// What benchmarks measure on its own. Not part of the contract of this crate.
 #[doc(hidden)]

@@ -10,6 +10,7 @@ use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
 use crate::refusal::Refusal;
+use crate::spill::{Queue, Spill};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -31,12 +32,14 @@ pub struct Deps {
     pub clock: Clock,
     /// Through it the caller sees how the gateway does.
     pub condition: Condition,
+    /// Where events wait while the log does not take them.
+    pub spill: Option<Arc<Spill>>,
 }
 
 impl Deps {
     /// With the machine's clock.
     pub fn new(log: Arc<dyn Log>, datasets: Vec<Dataset>) -> Deps {
-        Deps { log, datasets, clock: Clock::system(), condition: Condition::default() }
+        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), spill: None }
     }
 }
 
@@ -65,6 +68,8 @@ pub(crate) struct Gateway {
     pub(crate) datasets: HashMap<String, KnownDataset>,
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) breaker_after: Duration,
+    pub(crate) spill: Option<Arc<Spill>>,
     pub(crate) outage: Outage,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
@@ -78,6 +83,8 @@ pub(crate) struct KnownDataset {
     pub(crate) priority: Priority,
     pub(crate) breaker: Arc<Breaker>,
     pub(crate) outage: Outage,
+    /// Where its events wait, if they may.
+    pub(crate) queue: Option<Arc<Queue>>,
     pub(crate) metrics: DatasetMetrics,
 }
 
@@ -92,7 +99,10 @@ impl Gateway {
         // A body takes at most one half (`Config::check`) and its events the other, so on an idle gateway every
         // request within its bounds fits.
         let room_for_events = (max_in_flight / 2 / EVENT_BYTES).max(1);
-        let known = |dataset: &Dataset| (dataset.name.clone(), KnownDataset::new(dataset, http.breaker_after));
+        let known = |dataset: &Dataset| {
+            let queue = deps.spill.as_ref().and_then(|spill| spill.queue(&dataset.name));
+            (dataset.name.clone(), KnownDataset { queue, ..KnownDataset::new(dataset, http.breaker_after) })
+        };
         let gateway = Arc::new(Gateway {
             max_body: size(http.max_body),
             max_events: (http.max_events as usize).min(room_for_events),
@@ -102,11 +112,16 @@ impl Gateway {
             datasets: deps.datasets.iter().map(known).collect(),
             limits: Limits::new(limits, &deps.clock),
             budget: Budget::new(max_in_flight),
+            breaker_after: http.breaker_after,
+            spill: deps.spill,
             outage: Outage::new(),
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
         });
         deps.condition.watch(&gateway);
+        if let Some(spill) = &gateway.spill {
+            spill.start(&gateway);
+        }
         gateway
     }
 
@@ -126,6 +141,9 @@ impl Gateway {
             let breaker = &dataset.breaker;
             dataset.metrics.breaker(breaker.is_open(now), breaker.facts().waited(now));
         }
+        if let Some(spill) = &self.spill {
+            spill.measure();
+        }
     }
 }
 
@@ -139,6 +157,7 @@ impl KnownDataset {
             priority: dataset.spec.priority,
             breaker: Breaker::new(breaker_after),
             outage: Outage::new(),
+            queue: None,
             metrics: DatasetMetrics::new(&dataset.name),
         }
     }

@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 impl Gateway {
     /// Asks the log before a body is read for nothing.
     pub(crate) fn check_log(&self, dataset: &KnownDataset) -> Result<(), Refusal> {
+        if let Some(queue) = &dataset.queue {
+            return self.check_spill(dataset, queue);
+        }
         let (now, outage) = (self.clock.elapsed(), &dataset.outage);
         let goes_on = |error: &dyn fmt::Display, needs_a_human| outage.goes_on(&self.clock, error, needs_a_human);
         let retry_after = match (self.log.health(), self.verdict(dataset, now)) {
@@ -43,7 +46,7 @@ impl Gateway {
     }
 
     /// What the dataset's own appends tell, or, if there were none lately, those of the others.
-    fn verdict(&self, dataset: &KnownDataset, now: Duration) -> Verdict {
+    pub(crate) fn verdict(&self, dataset: &KnownDataset, now: Duration) -> Verdict {
         match dataset.breaker.verdict(now, dataset.priority) {
             Verdict::Closed if !dataset.breaker.is_proven(now) && self.hangs(now) => {
                 dataset.breaker.verdict_by_others(now)
@@ -69,17 +72,24 @@ impl Gateway {
             return Vec::new();
         }
         let started = Instant::now();
-        let append = Append {
+        let outcomes = match &dataset.queue {
+            None => Detached::new(self.new_append(dataset, held).run(records)).await,
+            Some(queue) => self.append_or_spill(dataset, queue, records, held).await,
+        };
+        self.metrics.appended(started.elapsed());
+        outcomes
+    }
+
+    /// An append that begins now.
+    pub(crate) fn new_append(&self, dataset: &KnownDataset, held: &Arc<Reservation>) -> Append {
+        Append {
             log: Arc::clone(&self.log),
             topic: dataset.name.clone(),
             under_way: dataset.breaker.begin(self.clock.elapsed()),
             clock: self.clock.clone(),
             timeout: self.append_timeout,
             held: Arc::clone(held),
-        };
-        let outcomes = Detached::new(append.run(records)).await;
-        self.metrics.appended(started.elapsed());
-        outcomes
+        }
     }
 
     /// Enters what the log said into the report. Returns how long to stay away if it failed.
@@ -126,17 +136,17 @@ impl Gateway {
 }
 
 /// One append, with all that it needs to go on by itself.
-struct Append {
-    log: Arc<dyn Log>,
-    topic: String,
-    under_way: UnderWay,
-    clock: Clock,
-    timeout: Duration,
-    held: Arc<Reservation>,
+pub(crate) struct Append {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) topic: String,
+    pub(crate) under_way: UnderWay,
+    pub(crate) clock: Clock,
+    pub(crate) timeout: Duration,
+    pub(crate) held: Arc<Reservation>,
 }
 
 impl Append {
-    async fn run(self, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
+    pub(crate) async fn run(self, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
         let Append { log, topic, under_way, clock, timeout, held } = self;
         let count = records.len();
         let mut answer = Box::pin(async move { log.append(&topic, records).await });

@@ -3,6 +3,8 @@
 mod support;
 #[path = "http_contract/pressure.rs"]
 mod pressure;
+#[path = "http_contract/spill.rs"]
+mod spill;
 
 use axum::body::Body;
 use axum::http::{Method, Request};

@@ -24,6 +24,8 @@ pub struct KafkaOptions {
     pub delivery_timeout: Duration,
     /// How long a broker may take to answer before [`super::KafkaLog::connect`] gives up.
     pub connect_timeout: Duration,
+    /// Do without a broker at the start: [`super::KafkaLog::connect`] then succeeds with a log that is down until one answers.
+    pub may_be_down: bool,
     /// Memory for records on their way to the brokers.
     pub producer_queue_bytes: usize,
     /// Memory for records fetched ahead of a consumer.
@@ -43,6 +45,7 @@ impl Default for KafkaOptions {
             group_instance_id: None,
             delivery_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            may_be_down: false,
             producer_queue_bytes: 128 * MIB,
             consumer_queue_bytes: 64 * MIB,
             max_record_bytes: 16 * MIB,
