@@ -88,6 +88,7 @@ async fn connect(config: &Config, datasets: &[Dataset], may_be_down: bool) -> an
                 brokers: brokers.clone(),
                 options: config.kafka.options.clone(),
                 group_instance_id: config.kafka.group_instance_id.clone(),
+                transactional_id: config.kafka.transactional_id.clone(),
                 consumer_queue_bytes: fetched_ahead(config, datasets),
                 may_be_down,
                 ..KafkaOptions::default()

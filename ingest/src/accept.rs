@@ -3,6 +3,8 @@
 //! A 202 is made in one place, after the log has reported (invariant I1; see `store`).
 
 use crate::answer::{Report, Why};
+use crate::atomic::Options;
+use crate::audit;
 use crate::batch::{self, Batch};
 use crate::body::{Stopped, Upload};
 use crate::caller::Caller;
@@ -11,7 +13,7 @@ use crate::limits::Over;
 use crate::pressure::Reservation;
 use crate::refusal::Refusal;
 use crate::routes::{EVENT_BYTES, Gateway, KnownDataset};
-use crate::trace_context::traceparent;
+use crate::trace_context::TraceContext;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::CONTENT_LENGTH;
@@ -30,13 +32,17 @@ pub(crate) async fn events(
     let mut upload = Upload::new(body);
     let dataset = dataset.ok().and_then(|Path(name)| gateway.datasets.get(&name));
     let outcome = match dataset {
-        Some(dataset) => gateway.accept(dataset, &head, &mut upload).await,
+        Some(dataset) => {
+            audit::note(|line| line.dataset(&dataset.name));
+            gateway.accept(dataset, &head, &mut upload).await
+        }
         None => Err(Refusal::UnknownDataset { known: gateway.known_datasets().join(", ") }),
     };
     upload.discard();
     match outcome {
         Ok(report) => {
             gateway.metrics.accepted();
+            audit::note(|line| line.report(&report));
             report.into_response()
         }
         Err(refusal) => refusal.into_response(),
@@ -47,6 +53,7 @@ pub(crate) async fn events(
 struct Posting<'a> {
     dataset: &'a KnownDataset,
     caller: Caller,
+    options: Options,
     form: Form,
     head: &'a Parts,
 }
@@ -54,6 +61,8 @@ struct Posting<'a> {
 impl Gateway {
     async fn accept(&self, dataset: &KnownDataset, head: &Parts, upload: &mut Upload) -> Result<Report, Refusal> {
         let caller = Caller::of(head);
+        let options = Options::of(head)?;
+        audit::note(|line| line.caller(&caller));
         let form = Form::of(&head.headers)?;
         if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
             return Err(self.refuse_body(Stopped::TooLarge));
@@ -64,14 +73,16 @@ impl Gateway {
         let body = upload.read(self.max_body, self.body_timeout, &mut held).await;
         let body = body.map_err(|stopped| self.refuse_body(stopped))?;
         self.metrics.body_read(body.len());
+        audit::note(|line| line.body(body.len()));
 
-        self.take(&Posting { dataset, caller, form, head }, &body, held).await
+        self.take(&Posting { dataset, caller, options, form, head }, &body, held).await
     }
 
     /// A body that is here: cut, counted against the limits, measured event by event, stored.
     async fn take(&self, posting: &Posting<'_>, body: &Bytes, mut held: Reservation) -> Result<Report, Refusal> {
-        let Posting { dataset, caller, form, head } = posting;
+        let Posting { dataset, caller, options, form, head } = posting;
         let events = decode::frame(*form, body, self.max_events).map_err(|malformed| self.refuse_form(malformed))?;
+        audit::note(|line| line.events(events.len()));
         held.grow(events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(spent.into()))?;
         self.check_rate(dataset, caller, events.len())?;
 
@@ -80,9 +91,13 @@ impl Gateway {
             now: self.clock.micros(),
             max_age: dataset.max_age,
             max_ahead: dataset.max_ahead,
-            traceparent: traceparent(&head.headers),
+            trace: head.extensions.get().map(TraceContext::headers).unwrap_or_default(),
         };
-        let Batch { records, indexes, mut report, held_back } = batch::sort_out(body, &events, &rules);
+        let batch = batch::sort_out(body, &events, &rules);
+        if options.atomic {
+            return self.store_whole(dataset, &events, batch, held).await;
+        }
+        let Batch { records, indexes, mut report, held_back } = batch;
 
         let held = Arc::new(held);
         let outcomes = self.append(dataset, records, &held).await;

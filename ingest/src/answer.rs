@@ -41,6 +41,8 @@ pub(crate) enum Why {
     Invalid(Reason),
     /// Its device is over its limit: send it again later.
     RateLimited,
+    /// Others of its batch could not be stored, and the batch was to be stored whole. Never listed, only counted.
+    NotWhole,
     /// The log did not take it, or did not say so: send it again.
     LogUnavailable,
 }
@@ -50,6 +52,7 @@ impl Why {
         match self {
             Why::Invalid(reason) => reason.as_str(),
             Why::RateLimited => "rate_limited",
+            Why::NotWhole => "not_whole",
             Why::LogUnavailable => "log_unavailable",
         }
     }

@@ -49,6 +49,8 @@ pub struct Http {
     /// At shutdown, requests under way may take this long to finish.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// A log line for each request: who posted, where to, how many events, and what became of them.
+    pub audit: bool,
 }
 
 impl Default for Http {
@@ -64,6 +66,7 @@ impl Default for Http {
             append_timeout: Duration::from_secs(35),
             breaker_after: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(40),
+            audit: false,
         }
     }
 }

@@ -5,9 +5,12 @@
 //! was accepted, the members of a 202 (`accepted`, `duplicates`, `rejected`) stand beside them.
 
 use crate::answer::{Report, Why};
+use crate::audit;
+use crate::correlation;
 use crate::decode::{ACCEPTED, Malformed, Unsupported};
 use crate::limits::{Exceeded, Over, Scope};
 use crate::metrics;
+use axum::Extension;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -23,10 +26,17 @@ pub(crate) enum Refusal {
         known: String,
     },
     WrongMethod,
+    /// A parameter of the query has a value that means nothing.
+    BadQuery,
     Unsupported(Unsupported),
     Malformed(Malformed),
     /// None of the events is valid.
     Invalid(Box<Report>),
+    /// Some events keep a batch out that was to be stored whole; if only a limit stands in the way, that passes.
+    NotWhole {
+        report: Box<Report>,
+        exceeded: Option<Exceeded>,
+    },
     BodyTooLarge {
         max: u64,
     },
@@ -85,6 +95,12 @@ impl Refusal {
                 "This method is not allowed here",
                 "the header Allow names the methods that are".into(),
             ),
+            BadQuery => row(
+                StatusCode::BAD_REQUEST,
+                "bad-query",
+                "The query is not understood",
+                "`atomic` may be true or false, once".into(),
+            ),
             Unsupported(unsupported) => row(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
@@ -102,6 +118,23 @@ impl Refusal {
                 "nothing-accepted",
                 "No event was accepted",
                 "`rejected` says why, event by event".into(),
+            ),
+            NotWhole { exceeded: None, .. } => row(
+                StatusCode::BAD_REQUEST,
+                "atomic-batch-refused",
+                "No event was stored, because some could not be",
+                "`rejected` names the events that keep the batch out and why; send it again without them, or corrected"
+                    .into(),
+            ),
+            NotWhole { exceeded: Some(exceeded), .. } => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "atomic-batch-refused",
+                "No event was stored, because some come too soon",
+                format!(
+                    "the limit {} is used up; send the whole batch again in {} s",
+                    exceeded.scope.as_str(),
+                    whole_seconds(exceeded.wait)
+                ),
             ),
             BodyTooLarge { max } => row(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -172,7 +205,7 @@ impl Refusal {
 
     fn report(&self) -> Option<&Report> {
         match self {
-            Refusal::Invalid(report) => Some(report),
+            Refusal::Invalid(report) | Refusal::NotWhole { report, .. } => Some(report),
             Refusal::RateLimited { report, .. } | Refusal::LogUnavailable { report, .. } => report.as_deref(),
             _ => None,
         }
@@ -181,7 +214,7 @@ impl Refusal {
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         match self {
-            Refusal::RateLimited { exceeded, .. } => {
+            Refusal::RateLimited { exceeded, .. } | Refusal::NotWhole { exceeded: Some(exceeded), .. } => {
                 headers.insert(RETRY_AFTER, whole_seconds(exceeded.wait).into());
                 rate_limit_headers(exceeded, &mut headers);
             }
@@ -231,16 +264,21 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Row { status, name, title, detail } = self.row();
         metrics::refused(status, name);
+        if let Some(report) = self.report() {
+            audit::note(|line| line.report(report));
+        }
         let problem = Problem {
             kind: format!("urn:lakehose:problem:{name}"),
             title,
             status: status.as_u16(),
             detail,
+            request_id: correlation::current_id(),
             report: self.report(),
         };
         // Strings and numbers always serialize; without a body the status still tells the truth.
         let body = serde_json::to_vec(&problem).unwrap_or_default();
-        (status, [(CONTENT_TYPE, "application/problem+json")], self.headers(), body).into_response()
+        let content_type = [(CONTENT_TYPE, "application/problem+json")];
+        (status, content_type, self.headers(), Extension(audit::Problem(name)), body).into_response()
     }
 }
 
@@ -251,6 +289,8 @@ struct Problem<'a> {
     title: &'static str,
     status: u16,
     detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     report: Option<&'a Report>,
 }

@@ -5,6 +5,7 @@ use crate::breaker::Breaker;
 use crate::clock::Clock;
 use crate::condition::Condition;
 use crate::config::Config;
+use crate::correlation;
 use crate::decode::ACCEPTED;
 use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
@@ -12,6 +13,7 @@ use crate::pressure::{Budget, Outage};
 use crate::refusal::Refusal;
 use crate::spill::{Queue, Spill};
 use axum::extract::State;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -55,6 +57,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
         .fallback(async || Refusal::NoSuchPath)
         .method_not_allowed_fallback(async || Refusal::WrongMethod)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&gateway), correlation::around))
         .with_state(gateway)
 }
 
@@ -71,6 +74,7 @@ pub(crate) struct Gateway {
     pub(crate) breaker_after: Duration,
     pub(crate) spill: Option<Arc<Spill>>,
     pub(crate) outage: Outage,
+    pub(crate) audit: bool,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -115,6 +119,7 @@ impl Gateway {
             breaker_after: http.breaker_after,
             spill: deps.spill,
             outage: Outage::new(),
+            audit: http.audit,
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
         });

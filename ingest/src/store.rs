@@ -170,7 +170,7 @@ impl Append {
 }
 
 /// Tells the breaker what became of an append.
-fn tell(under_way: UnderWay, outcomes: &[Result<Position, AppendError>], now: Duration) {
+pub(crate) fn tell<T>(under_way: UnderWay, outcomes: &[Result<T, AppendError>], now: Duration) {
     let is_too_large = |outcome: &Result<_, _>| matches!(outcome, Err(AppendError::TooLarge { .. }));
     match outcomes {
         outcomes if outcomes.iter().any(Result::is_ok) => under_way.succeeded(now),

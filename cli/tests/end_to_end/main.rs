@@ -10,6 +10,7 @@ mod support;
 
 mod first_steps;
 mod crashes;
+mod atomic;
 mod many_processes;
 mod foreign_producers;
 mod dead_letters;

@@ -19,7 +19,7 @@ impl Gateway {
     /// What [`Gateway::check_log`] asks when there is a queue.
     pub(crate) fn check_spill(&self, dataset: &KnownDataset, queue: &Queue) -> Result<(), Refusal> {
         let has_room = self.spill.as_ref().is_some_and(|spill| spill.has_room());
-        if has_room || !queue.is_waiting() && self.is_well(dataset) {
+        if has_room || self.is_open_road(dataset, queue) {
             return Ok(());
         }
         let reason = "the queue on disk is full, or switched off and not drained yet";
@@ -35,7 +35,7 @@ impl Gateway {
         records: Vec<NewRecord>,
         held: &Arc<Reservation>,
     ) -> Outcomes {
-        if queue.is_waiting() || !self.is_well(dataset) {
+        if !self.is_open_road(dataset, queue) {
             return self.spill(queue, records, held).await;
         }
         let direct = Detached::new(self.new_append(dataset, held).run(records.clone()));
@@ -72,10 +72,10 @@ impl Gateway {
         .await
     }
 
-    /// Who finds out whether the log is back waits no longer than others.
-    fn is_well(&self, dataset: &KnownDataset) -> bool {
+    /// Whether events may pass the queue. Who finds out whether the log is back waits no longer than others.
+    pub(crate) fn is_open_road(&self, dataset: &KnownDataset, queue: &Queue) -> bool {
         let verdict = || self.verdict(dataset, self.clock.elapsed());
-        self.log.health().is_ok() && matches!(verdict(), Verdict::Closed | Verdict::Probe)
+        !queue.is_waiting() && self.log.health().is_ok() && matches!(verdict(), Verdict::Closed | Verdict::Probe)
     }
 }
 

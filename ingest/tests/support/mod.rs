@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
-use eventlog::{AppendError, Consumer, Log, LogError, NewRecord, Position};
+use eventlog::{AppendError, Consumer, Log, LogError, NewRecord, Position, WholeError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use governor::clock::FakeRelativeClock;
@@ -115,6 +115,34 @@ impl Log for MemoryLog {
                 _ => Ok(self.store(topic, record)),
             };
             records.into_iter().map(append).collect()
+        }
+        .boxed()
+    }
+
+    fn append_whole<'a>(
+        &'a self,
+        topic: &'a str,
+        records: Vec<NewRecord>,
+    ) -> BoxFuture<'a, Result<Vec<Position>, WholeError>> {
+        let fault = self.fault.lock().unwrap().clone();
+        async move {
+            match fault {
+                Fault::Slow(time) => tokio::time::sleep(time).await,
+                Fault::Stuck => std::future::pending().await,
+                Fault::Panicking => panic!("the log panics"),
+                Fault::Append(AppendError::Unknown(_)) => {
+                    return Err(WholeError::Unknown { reason: "broker 10.0.0.7:9092 is silent".into() });
+                }
+                Fault::Append(err) => return Err(err.into()),
+                Fault::Containing(text, err) => {
+                    let mut values = records.iter().map(|record| String::from_utf8_lossy(&record.value));
+                    if values.any(|value| value.contains(text)) {
+                        return Err(err.into());
+                    }
+                }
+                _ => {}
+            }
+            Ok(records.into_iter().map(|record| self.store(topic, record)).collect())
         }
         .boxed()
     }
@@ -231,12 +259,14 @@ impl Answer {
     /// No answer of the gateway is of another form than these.
     fn check_form(&self) {
         let content_type = self.headers["content-type"].to_str().unwrap();
+        let request_id = self.header("x-request-id");
         if self.status.is_success() {
             assert_eq!(content_type, "application/json");
             return;
         }
         assert_eq!(content_type, "application/problem+json", "{self:?}");
         assert_eq!(self.body["status"], self.status.as_u16());
+        assert_eq!(self.body["request_id"], request_id);
         for member in ["type", "title", "detail"] {
             assert!(self.body[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {self:?}");
         }
