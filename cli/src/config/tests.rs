@@ -44,6 +44,10 @@ fn reads_every_section() {
         [ingest]
         max_body = "4MiB"
         max_in_flight = "128MiB"
+        breaker_after = "1s"
+        [spill]
+        max_bytes = "2GiB"
+        directory = "/var/spill"
         [flush]
         every = "2s"
         bytes = "32MiB"
@@ -66,6 +70,8 @@ fn reads_every_section() {
     assert_eq!(config.datasets().unwrap()[0].spec.columns.len(), 3);
     assert!(config.limits.per_device.is_some() && config.limits.per_ip.is_some() && config.limits.global.is_some());
     assert_eq!(config.gateway().http.max_body, ByteSize::mib(4));
+    assert_eq!(config.gateway().http.breaker_after, Duration::from_secs(1));
+    assert_eq!((config.spill.max_bytes, config.spill_directory()), (Some(ByteSize::gib(2)), "/var/spill".into()));
     assert_eq!(config.processor(2, true).memory, ByteSize::mib(512));
     assert_eq!(config.compaction.every, Duration::from_secs(60));
     assert_eq!(config.eventlog.disk_budget, ByteSize::gib(2));
@@ -154,6 +160,17 @@ fn a_variable_of_no_section_is_reported_and_ignored() {
     let variables = [("LAKEHOSE_FLSH_EVERY", "5s"), ("LAKEHOSE_EVENTLOG_SERVICE_HOST", "10.0.0.1"), ("HOME", "/")];
     let unknown = apply(&mut toml::Table::new(), variables.iter().map(|(k, v)| (k.to_string(), v.to_string())));
     assert_eq!(unknown.unwrap(), ["LAKEHOSE_FLSH_EVERY"]);
+}
+
+#[test]
+fn a_queue_on_disk_needs_kafka_and_some_room() {
+    let brokers = ("LAKEHOSE_KAFKA_BROKERS", "kafka:9092");
+    let config = from("", &[brokers, ("LAKEHOSE_SPILL_MAX_BYTES", "1GiB")], Overrides::default()).unwrap();
+    assert_eq!(config.spill_directory(), Path::new("lakehose-data/spill"));
+    let small = from("[spill]\nmax_bytes = '1MiB'", &[brokers], Overrides::default()).unwrap_err();
+    assert!(format!("{small:#}").contains("16 MiB"), "{small:#}");
+    let embedded = problem("[spill]\nmax_bytes = '1GiB'", &[]);
+    assert!(embedded.contains("spill.max_bytes") && embedded.contains("[kafka] brokers"), "{embedded}");
 }
 
 #[test]

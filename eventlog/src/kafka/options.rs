@@ -69,6 +69,12 @@ impl KafkaOptions {
     const SMALLEST_ANSWER: usize = 512 * 1024;
     const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 
+    /// How long to wait for a first answer: who can do without one does not wait long.
+    pub(super) fn patience(&self) -> Duration {
+        const NOT_LONG: Duration = Duration::from_secs(3);
+        if self.may_be_down { self.connect_timeout.min(NOT_LONG) } else { self.connect_timeout }
+    }
+
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = self.common();
         config

@@ -71,14 +71,16 @@ impl Queue {
             queue.position.store(0).context("note how far the queue is drained")?;
         }
         let mut reader = queue.reader()?;
+        let mut oldest = None;
         loop {
             let chunk = reader.read(Duration::ZERO)?;
             if chunk.records.is_empty() {
                 break;
             }
             queue.enter(chunk.records.len() as u64, chunk.records.iter().map(size).sum());
-            queue.oldest_ms.compare_exchange(0, chunk.oldest_ms, Ordering::Relaxed, Ordering::Relaxed).ok();
+            oldest.get_or_insert(chunk.oldest_ms);
         }
+        queue.oldest_ms.store(oldest.unwrap_or(0), Ordering::Relaxed);
         Ok(queue)
     }
 
@@ -98,7 +100,9 @@ impl Queue {
     pub(crate) async fn append(&self, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
         let sizes: Vec<u64> = records.iter().map(size).collect();
         // Before it is there, so that nothing overtakes it from now on.
-        self.enter(sizes.len() as u64, sizes.iter().sum());
+        if self.enter(sizes.len() as u64, sizes.iter().sum()) {
+            tracing::warn!(dataset = self.dataset, "the log does not take events: they wait in the queue on disk");
+        }
         let outcomes = self.log.append(&self.dataset, records).await;
         let refused = outcomes.iter().zip(&sizes).filter(|(outcome, _)| outcome.is_err());
         let (events, bytes) = refused.fold((0, 0), |(events, bytes), (_, size)| (events + 1, bytes + size));
@@ -150,9 +154,14 @@ impl Queue {
         self.metrics.depth(self.depth());
     }
 
-    fn enter(&self, events: u64, bytes: u64) {
-        self.events.fetch_add(events, Ordering::AcqRel);
+    /// Says whether these are the first.
+    fn enter(&self, events: u64, bytes: u64) -> bool {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let first = self.events.fetch_add(events, Ordering::AcqRel) == 0;
+        if first {
+            self.oldest_ms.store(now_ms(), Ordering::Relaxed);
+        }
+        first
     }
 
     /// Never below nothing: a failing disk may keep what it has reported as not written.

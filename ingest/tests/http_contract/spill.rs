@@ -203,3 +203,24 @@ async fn a_topic_that_refuses_everything_keeps_the_queue_as_it_is() {
     until("everything is in the log", || ids(&log, "events").len() == 10).await;
     assert_eq!(ids(&log, "events"), (0..10).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn a_batch_that_must_be_whole_waits_in_no_queue() {
+    let (directory, log) = (tempfile::tempdir().unwrap(), Arc::new(MemoryLog::default()));
+    let gateway = start(directory.path(), &ON, &log).await;
+    let whole = async || {
+        let mut request = post("application/json", array("a", 2).into());
+        *request.uri_mut() = "/v1/events/events?atomic=true".parse().unwrap();
+        gateway.send(request).await
+    };
+    assert_eq!(whole().await.status, 202);
+    log.set(Fault::Append(AppendError::Unavailable("gone".into())));
+    assert_eq!(send(&gateway, "events", 0).await.status, 202);
+    let answer = whole().await;
+    assert_eq!(answer.problem(), (503, "log-unavailable"));
+    assert!(answer.retry_after() >= Duration::from_secs(1));
+    log.set(Fault::None);
+    until("it is drained", || gateway.spilled().is_none()).await;
+    assert_eq!(whole().await.status, 202);
+    assert_eq!(log.values().len(), 5);
+}
