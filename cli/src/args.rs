@@ -5,6 +5,7 @@
 use crate::bench::args::Bench;
 use crate::config::Overrides;
 use crate::dead::args::Dead;
+use crate::keys::args::Keys;
 use crate::listen::ListenAddr;
 use crate::telemetry::LogFormat;
 use chrono::NaiveDate;
@@ -48,6 +49,8 @@ pub enum Command {
     Dead(Dead),
     /// Delete rows of a table: those of a device, of an event, of a time
     Delete(Delete),
+    /// Make, list and revoke the API keys that devices post with
+    Keys(Keys),
     /// Check the configuration, and that the log and the lake can be reached
     Check(Check),
     /// Measure: post a file of events to a gateway, or see how fast a part is on this machine
@@ -168,7 +171,7 @@ pub struct Http {
     /// Where devices post to [default: 127.0.0.1:8080]
     #[arg(long, value_name = "HOST:PORT", env = "LAKEHOSE_LISTEN")]
     pub listen: Option<ListenAddr>,
-    /// Accept events from anybody who can reach --listen, beyond this machine too
+    /// Without keys: accept events from anybody who can reach --listen, beyond this machine too
     #[arg(long, env = "LAKEHOSE_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 }
@@ -237,7 +240,7 @@ impl Args {
             Command::Bench(bench) => (None, None, bench.kafka()),
             Command::Dead(dead) => (None, None, dead.kafka()),
             Command::Files(_) | Command::Compact(_) | Command::History(_) => (None, None, None),
-            Command::Sweep(_) | Command::Delete(_) => (None, None, None),
+            Command::Sweep(_) | Command::Delete(_) | Command::Keys(_) => (None, None, None),
         };
         Overrides {
             data: self.global.data.clone(),

@@ -4,7 +4,8 @@ use crate::config::Config;
 use crate::failure::in_one_line;
 use crate::log;
 use crate::tables;
-use anyhow::bail;
+use anyhow::{Context, bail};
+use ingest::auth::Auth;
 use lake::dataset::Dataset;
 use lake::schema;
 use lake::state::Keep;
@@ -25,6 +26,9 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let datasets = config.datasets()?;
     let names: Vec<&str> = datasets.iter().map(|dataset| dataset.name.as_str()).collect();
     report("configuration", Ok(format!("datasets {}", names.join(", "))));
+    if config.auth.is_on() {
+        report("keys", read_keys(config));
+    }
     report("log", reach_log(config).await);
     match tables::open_existing_lake(config).await {
         Ok(lake) => {
@@ -52,6 +56,11 @@ fn is_missing(err: &anyhow::Error) -> bool {
         _ => false,
     };
     err.downcast_ref::<StoreError>().is_some_and(missing)
+}
+
+fn read_keys(config: &Config) -> anyhow::Result<String> {
+    let auth = Auth::open(&config.auth)?.context("[auth] names no file")?;
+    Ok(format!("{} of devices, {} that sign tokens", auth.keys(), auth.signers()))
 }
 
 async fn reach_log(config: &Config) -> anyhow::Result<String> {

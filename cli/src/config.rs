@@ -35,6 +35,7 @@ pub struct Config {
     pub admin: ListenAddr,
     /// The datasets; without any there is one, `events`.
     pub datasets: BTreeMap<String, DatasetSpec>,
+    pub auth: ingest::auth::Settings,
     pub limits: ingest::Limits,
     pub ingest: ingest::Http,
     pub spill: ingest::SpillConfig,
@@ -53,6 +54,7 @@ impl Default for Config {
             listen: "127.0.0.1:8080".parse().expect("an address"),
             admin: "127.0.0.1:9090".parse().expect("an address"),
             datasets: BTreeMap::new(),
+            auth: ingest::auth::Settings::default(),
             limits: ingest::Limits::default(),
             ingest: ingest::Http::default(),
             spill: ingest::SpillConfig::default(),
@@ -120,6 +122,7 @@ impl Config {
                  this machine's disk itself; leave it out, or give [kafka] brokers"
             );
         }
+        self.auth.check().context("[auth]")?;
         if self.flush.every.is_zero() {
             bail!("flush.every is 0: give the time after which events must be in the table, such as \"5s\"");
         }

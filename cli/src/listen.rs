@@ -28,14 +28,15 @@ impl ListenAddr {
     }
 }
 
-/// Without keys, whoever reaches the gateway can write: that must be said, not happen.
-pub fn refuse_exposed(listen: &ListenAddr, insecure: bool) -> anyhow::Result<()> {
-    if listen.is_loopback() || insecure {
+/// Where nobody must say who they are, whoever reaches the gateway can write: that must be said, not happen.
+pub fn refuse_exposed(listen: &ListenAddr, callers_are_known: bool, insecure: bool) -> anyhow::Result<()> {
+    if listen.is_loopback() || callers_are_known || insecure {
         return Ok(());
     }
     bail!(
         "listening on {listen} would let anybody who can reach it post events: \
-         use a loopback address such as --listen 127.0.0.1:8080, or add --insecure if a network or proxy guards it"
+         use a loopback address such as --listen 127.0.0.1:8080, require keys with [auth] keys (`lakehose keys create` \
+         makes them), or add --insecure if a network or proxy guards it"
     )
 }
 
@@ -72,12 +73,13 @@ mod tests {
     }
 
     #[test]
-    fn listens_beyond_loopback_only_when_told_that_it_is_insecure() {
-        assert!(refuse_exposed(&addr("127.0.0.1:0"), false).is_ok());
-        assert!(refuse_exposed(&addr("localhost:0"), false).is_ok());
-        assert!(refuse_exposed(&addr("[::1]:0"), false).is_ok());
-        assert!(refuse_exposed(&addr("0.0.0.0:0"), true).is_ok());
-        let refusal = refuse_exposed(&addr("0.0.0.0:8080"), false).unwrap_err().to_string();
+    fn listens_beyond_loopback_only_with_keys_or_when_told_that_it_is_insecure() {
+        assert!(refuse_exposed(&addr("127.0.0.1:0"), false, false).is_ok());
+        assert!(refuse_exposed(&addr("localhost:0"), false, false).is_ok());
+        assert!(refuse_exposed(&addr("[::1]:0"), false, false).is_ok());
+        assert!(refuse_exposed(&addr("0.0.0.0:0"), true, false).is_ok());
+        assert!(refuse_exposed(&addr("0.0.0.0:0"), false, true).is_ok());
+        let refusal = refuse_exposed(&addr("0.0.0.0:8080"), false, false).unwrap_err().to_string();
         assert!(refusal.contains("0.0.0.0:8080") && refusal.contains("--insecure"), "{refusal}");
     }
 

@@ -26,6 +26,7 @@ mod history;
 mod sweep;
 mod dead;
 mod delete;
+mod keys;
 mod check;
 mod bench;
 mod failure;
@@ -66,11 +67,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
 async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     match command {
         Command::Up(up) => {
-            listen::refuse_exposed(&config.listen, up.http.insecure)?;
+            listen::refuse_exposed(&config.listen, config.auth.is_on(), up.http.insecure)?;
             roles::run(Roles::ALL, config, telemetry).await
         }
         Command::Ingest(ingest) => {
-            listen::refuse_exposed(&config.listen, ingest.http.insecure)?;
+            listen::refuse_exposed(&config.listen, config.auth.is_on(), ingest.http.insecure)?;
             log::require_shared(&config, "ingest")?;
             roles::run(Roles::INGEST, config, telemetry).await
         }
@@ -85,6 +86,7 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         Command::Sweep(args) => sweep::run(args, &config, telemetry.line).await,
         Command::Dead(args) => dead::run(args, &config).await,
         Command::Delete(args) => delete::run(args, &config, telemetry.line).await,
+        Command::Keys(args) => keys::run(args, &config),
         Command::Check(_) => check::run(&config).await,
         Command::Bench(args) => bench::run(args, &config).await,
     }

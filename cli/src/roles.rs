@@ -15,6 +15,7 @@ use crate::telemetry::Telemetry;
 use crate::welcome::Welcome;
 use anyhow::Context;
 use eventlog::Log;
+use ingest::auth::Auth;
 use lake::Lake;
 use lake::dataset::Dataset;
 use processor::Progress;
@@ -58,6 +59,7 @@ struct Surroundings {
     datasets: Vec<Dataset>,
     admin: TcpListener,
     gateway: Option<TcpListener>,
+    auth: Option<Arc<Auth>>,
     log: Option<Arc<dyn Log>>,
     spill: Option<ingest::Spill>,
     lake: Option<Lake>,
@@ -70,6 +72,10 @@ impl Surroundings {
         let admin = config.admin.bind("--admin").await?;
         let gateway = match roles.gateway {
             true => Some(config.listen.bind("--listen").await?),
+            false => None,
+        };
+        let auth = match roles.gateway {
+            true => Auth::open(&config.auth).context("[auth]")?.map(Arc::new),
             false => None,
         };
         let lake = match roles.processor || roles.compactor {
@@ -90,7 +96,7 @@ impl Surroundings {
         if let (Some(lake), true) = (&lake, roles.processor) {
             tables::prepare(lake, &datasets).await?;
         }
-        Ok(Surroundings { datasets, admin, gateway, log, spill, lake, roles })
+        Ok(Surroundings { datasets, admin, gateway, auth, log, spill, lake, roles })
     }
 
     fn welcome(&self, config: &Config) -> anyhow::Result<Welcome<'_>> {
@@ -117,7 +123,7 @@ impl Surroundings {
             });
         }
         if let (Some(listener), Some(log)) = (self.gateway, self.log.clone()) {
-            let mut deps = ingest::Deps::new(log, self.datasets.clone());
+            let mut deps = ingest::Deps { auth: self.auth, ..ingest::Deps::new(log, self.datasets.clone()) };
             if let Some(spill) = self.spill {
                 health.watch("spill", watch_spill(deps.condition.clone()));
                 deps.spill = Some(Arc::new(spill));

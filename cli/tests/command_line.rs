@@ -64,6 +64,13 @@ fn a_wrong_argument_is_told_in_one_line() {
         (&["compact"], &["<DATASET>"]),
         (&["compact", "events", "--date", "yesterday"], &["yesterday", "--date"]),
         (&["history", "events", "--limit", "many"], &["many", "--limit"]),
+        (&["keys", "create"], &["<NAME>"]),
+        (&["keys", "create", "a b"], &["a b", "letters, digits"]),
+        (&["keys", "create", "a", "--expires", "soon"], &["soon", "--expires", "90d"]),
+        (&["keys", "create", "a", "--expires", "2001-02-03"], &["2001-02-03", "--expires", "passed"]),
+        (&["keys", "create", "a", "--device-prefix", ""], &["--device-prefix"]),
+        (&["keys", "create", "a", "--device-prefix", "x", "--device", "y"], &["--device-prefix", "--device"]),
+        (&["keys", "revoke"], &["<NAME|ID>"]),
         (&["dead", "ls"], &["<DATASET>"]),
         (&["dead", "ls", "events", "--since", "yesterday"], &["yesterday", "--since", "2h"]),
         (&["dead", "ls", "events", "--offset", "5..5"], &["5..5", "--offset", "42..50"]),
@@ -120,12 +127,78 @@ fn a_mistake_in_the_environment_names_the_variable() {
 #[test]
 fn listening_beyond_this_machine_without_keys_needs_insecure() {
     let (_, line) = complaint(lakehose(empty().path(), &["up", "--listen", "0.0.0.0:0"]));
-    assert_says(&line, &["0.0.0.0:0", "--insecure", "127.0.0.1"]);
+    assert_says(&line, &["0.0.0.0:0", "--insecure", "127.0.0.1", "lakehose keys create"]);
 
     let directory = empty();
     let mut command = lakehose(directory.path(), &["up", "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"]);
     command.env("LAKEHOSE_INSECURE", "1");
     assert!(Running::start(command).said.contains("POST events to http://127.0.0.1:"));
+
+    let directory = empty();
+    assert!(lakehose(directory.path(), &["keys", "create", "a"]).output().unwrap().status.success());
+    let mut command = lakehose(directory.path(), &["up", "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"]);
+    command.env("LAKEHOSE_AUTH_KEYS", "keys.toml");
+    assert!(Running::start(command).said.contains("POST events to http://127.0.0.1:"));
+}
+
+#[test]
+fn keys_that_cannot_be_read_are_named_before_anything_starts() {
+    for (auth, words) in [
+        ("keys = 'none.toml'", &["[auth]", "none.toml", "No such file"][..]),
+        ("keys = 'bad.toml'", &["[auth]", "bad.toml", "line 2", "64 hexadecimal"]),
+        ("keys_text = 'x = 1'", &["[auth]", "keys_text", "line 1", "`x`"]),
+        ("jwks = 'bad.toml'", &["[auth]", "bad.toml", "JSON Web Key Set"]),
+        ("issuer = 'me'", &["[auth]", "issuer", "`jwks`"]),
+    ] {
+        let directory = empty();
+        std::fs::write(directory.path().join("bad.toml"), "[[keys]]\nsha256 = 'lh_a_secret'\n").unwrap();
+        let (code, line) = complaint(up(directory.path(), &format!("[auth]\n{auth}"), &[]));
+        assert_eq!(code, 1, "{line}");
+        assert_says(&line, words);
+        assert!(!line.contains("lh_a_secret"), "{line}");
+    }
+}
+
+#[test]
+fn a_key_is_shown_once_and_listed_and_revoked_by_its_name() {
+    let directory = empty();
+    let keys = |args: &[&str]| lakehose(directory.path(), &[&["keys"], args].concat());
+    let done = |args: &[&str]| {
+        let output = keys(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_says(&complaint(keys(&["ls"])).1, &["keys.toml", "--file", "keys create"]);
+    assert_says(&complaint(keys(&["revoke", "a"])).1, &["keys.toml", "--file"]);
+
+    let args = ["create", "greenhouse", "--dataset", "events", "--device-prefix", "g-", "--expires", "90d"];
+    let key = done(&args);
+    assert!(key.starts_with("lh_") && key.trim_end().len() == 59 && key.lines().count() == 1, "{key}");
+    assert_ne!(done(&["create", "other"]), key);
+    assert_says(&complaint(keys(&args)).1, &["greenhouse", "already", "revoke"]);
+    let file = std::fs::read_to_string(directory.path().join("keys.toml")).unwrap();
+    let listed = done(&["ls"]);
+    assert_says(&listed, &["greenhouse", "active", "to events, for devices g-…", "to all datasets", "never"]);
+    let secret = key.trim_end().rsplit_once('_').unwrap().1;
+    assert!(!file.contains(secret) && !listed.contains(secret));
+
+    let id = key.split('_').nth(1).unwrap();
+    assert_says(&done(&["revoke", "greenhouse"]), &["revoked", "greenhouse", id]);
+    assert_says(&done(&["revoke", id]), &["was revoked at"]);
+    assert_says(&complaint(keys(&["revoke", "greenhuose"])).1, &["greenhuose", "keys ls"]);
+    let line: serde_json::Value = serde_json::from_str(done(&["ls", "--json"]).lines().next().unwrap()).unwrap();
+    assert_eq!((&line["name"], &line["id"], &line["state"]), (&"greenhouse".into(), &id.into(), &"revoked".into()));
+    assert_eq!((&line["datasets"][0], &line["device_prefix"]), (&"events".into(), &"g-".into()));
+    assert_ne!(done(&args), key, "the name is free again");
+
+    let checked = lakehose(directory.path(), &["check"]).env("LAKEHOSE_AUTH_KEYS", "keys.toml").output().unwrap();
+    assert_says(&String::from_utf8(checked.stdout).unwrap(), &["ok    keys: 3 of devices, 0 that sign tokens"]);
+
+    // Where the configuration says, unless another file is named.
+    std::fs::write(directory.path().join("lakehose.toml"), "[auth]\nkeys = 'configured.toml'").unwrap();
+    done(&["create", "a"]);
+    assert!(done(&["ls"]).contains("\na ") && directory.path().join("configured.toml").exists());
+    assert!(done(&["ls", "--file", "keys.toml"]).contains("greenhouse"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use eventlog::{AppendError, Consumer, Log, LogError, NewRecord, Position};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use ingest::auth::{Auth, Secret, Settings};
 use ingest::bench::{Form, frame};
 use ingest::{Config, Deps, Limit};
 use lake::dataset::{Dataset, DatasetSpec};
@@ -66,9 +67,15 @@ fn main() {
     let high = Limit::new(1e9, u32::MAX >> 8).expect("a limit");
     (config.limits.per_device, config.limits.per_ip, config.limits.global) = (Some(high), Some(high), Some(high));
     let limited = router(&config);
+    let secret = Secret::from_entropy([1; 6], [2; 32]);
+    let keys = format!("[[keys]]\nid = '{}'\nname = 'bench'\nsha256 = '{}'\n", secret.id(), secret.hash());
+    let settings = Settings { keys_text: Some(keys), ..Settings::default() };
+    let auth = Auth::open(&settings).expect("keys").map(Arc::new);
+    let keyed = ingest::router(&Config::default(), Deps { auth, ..deps() });
     let post = |name: &str, router: &Router, kind: &str, body: &Bytes, count| {
         report(name, count, || {
             let request = Request::post("/v1/events/events").header("content-type", kind);
+            let request = request.header("x-api-key", secret.reveal());
             let request = request.body(Body::from(body.clone())).expect("a request");
             let response = runtime.block_on(router.clone().oneshot(request)).expect("an answer");
             assert_eq!(response.status(), 202);
@@ -78,6 +85,7 @@ fn main() {
     post("router, 100 lines", &plain, "application/x-ndjson", &lines, 100);
     post("router, 100 lines, all limits", &limited, "application/x-ndjson", &lines, 100);
     post("router, single events", &plain, "application/json", &single, 1);
+    post("router, single events, a key", &keyed, "application/json", &single, 1);
     post("router, single events, all limits", &limited, "application/json", &single, 1);
 
     runtime.block_on(async {

@@ -9,6 +9,7 @@ use crate::correlation;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 use tracing::info;
 
@@ -20,6 +21,8 @@ pub(crate) struct Line {
     started: Instant,
     /// The other end of the connection, until it is known whom it speaks for.
     ip: Option<IpAddr>,
+    /// The name of the key, the token or the certificate.
+    caller: Option<Arc<str>>,
     dataset: Option<String>,
     /// Bytes of the body, once it was read.
     bytes: Option<usize>,
@@ -46,6 +49,7 @@ impl Line {
         Line {
             started: Instant::now(),
             ip: request.extensions().get().map(|ConnectInfo::<SocketAddr>(peer)| peer.ip()),
+            caller: None,
             dataset: None,
             bytes: None,
             events: None,
@@ -60,6 +64,7 @@ impl Line {
 
     pub(crate) fn caller(&mut self, caller: &Caller) {
         self.ip = Some(caller.ip);
+        self.caller.clone_from(&caller.name);
     }
 
     pub(crate) fn dataset(&mut self, name: &str) {
@@ -92,6 +97,7 @@ impl Drop for Line {
         info!(
             target: TARGET,
             ip = self.ip.map(tracing::field::display),
+            caller = self.caller.as_deref(),
             dataset = self.dataset,
             bytes = self.bytes,
             events = self.events,

@@ -3,11 +3,13 @@
 //! Pure but for the device limits. Events are taken in their order:
 //!
 //! - An event that `lake::event` refuses is rejected alone.
+//! - One of a device that the caller's key or token is not for is rejected alone.
 //! - One that repeats the `device_id` and `id` of an earlier one in this request is a duplicate and not stored again.
 //! - Once an event of a device is over the device's limit, so are all later ones of that device in this request. Else
 //!   the rate could grant a later event while the earlier one must be sent again, and the device's order would break.
 
 use crate::answer::{Report, Why};
+use crate::auth::Devices;
 use crate::limits::{Exceeded, Limits};
 use bytes::Bytes;
 use eventlog::NewRecord;
@@ -20,6 +22,8 @@ use uuid::Uuid;
 /// What applies to all events of a request.
 pub(crate) struct Rules<'a> {
     pub(crate) limits: &'a Limits,
+    /// Whose events the caller may post.
+    pub(crate) devices: &'a Devices,
     /// When the request was received, microseconds since the epoch.
     pub(crate) now: i64,
     /// Oldest and furthest `time` allowed, in microseconds from now.
@@ -61,6 +65,11 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
                 continue;
             }
         };
+        if !rules.devices.allow(&event.device_id) {
+            let detail = || "the key or token of this request may not post for this device".to_owned();
+            batch.report.reject(index, Why::DeviceNotAllowed, || event.id.as_deref().map(str::to_owned), detail);
+            continue;
+        }
         if let Err(invalid) = event.check_time(rules.now, rules.max_age, rules.max_ahead) {
             batch.report.invalid(index, &invalid, event.id.as_deref());
             continue;

@@ -1,25 +1,31 @@
 //! Who posts, as far as the gateway knows.
 
+use crate::auth::Scope;
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 /// Who is at the other end of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     /// The address that limits count.
     pub(crate) ip: IpAddr,
+    /// The name of the key, or the subject of the token, that was presented; `None` if none is asked for.
+    pub(crate) name: Option<Arc<str>>,
+    /// What they may post.
+    pub(crate) scope: Scope,
 }
 
 impl Caller {
-    /// Whoever sent this head.
+    /// Whoever sent this head, where everybody may post everything.
     pub(crate) fn of(head: &Parts) -> Caller {
-        Caller { ip: peer(head) }
+        Caller { ip: peer(head), name: None, scope: Scope::default() }
     }
 }
 
 /// Who is at the other end of the connection. Without a socket (in a test of the routes) everybody is the same.
-fn peer(head: &Parts) -> IpAddr {
+pub(crate) fn peer(head: &Parts) -> IpAddr {
     match head.extensions.get::<ConnectInfo<SocketAddr>>() {
         Some(ConnectInfo(peer)) => peer.ip(),
         None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -12,8 +12,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{Instrument, Span, error_span};
 use uuid::Uuid;
 
@@ -22,13 +21,13 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const MAX_ID_BYTES: usize = 128;
 
 tokio::task_local! {
-    static REQUEST: Correlation;
+    static REQUEST: Arc<Correlation>;
 }
 
 /// What is known of the request that a task handles.
 struct Correlation {
     id: HeaderValue,
-    audit: Option<RefCell<Line>>,
+    audit: Option<Mutex<Line>>,
 }
 
 /// Handles a request under its names.
@@ -39,7 +38,7 @@ pub(crate) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
     if let Some(trace) = trace {
         request.extensions_mut().insert(trace);
     }
-    let audit = gateway.audit.then(|| RefCell::new(Line::new(&request)));
+    let audit = gateway.audit.then(|| Mutex::new(Line::new(&request)));
     let echoed = id.clone();
     let handled = async {
         let mut response = next.run(request).await;
@@ -47,7 +46,19 @@ pub(crate) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
         response.headers_mut().insert(REQUEST_ID, echoed);
         response
     };
-    REQUEST.scope(Correlation { id, audit }, handled).instrument(span).await
+    REQUEST.scope(Arc::new(Correlation { id, audit }), handled).instrument(span).await
+}
+
+/// The rest of a request, for another task to handle under the same names.
+pub(crate) fn carried<F: Future>(rest: F) -> impl Future<Output = F::Output> {
+    let request = REQUEST.try_with(Arc::clone).ok();
+    let handled = async {
+        match request {
+            Some(request) => REQUEST.scope(request, rest).await,
+            None => rest.await,
+        }
+    };
+    handled.in_current_span()
 }
 
 /// The id of the request that this task handles, as its answer names it.
@@ -58,7 +69,10 @@ pub(crate) fn current_id() -> Option<String> {
 /// The audit line of the request that this task handles, if lines are wanted.
 pub(crate) fn with_audit(write: impl FnOnce(&mut Line)) {
     // Outside of a request there is none.
-    let _ = REQUEST.try_with(|request| request.audit.as_ref().map(|line| write(&mut line.borrow_mut())));
+    let _ = REQUEST.try_with(|request| {
+        // A panic while it was written leaves a line with less in it.
+        request.audit.as_ref().map(|line| write(&mut line.lock().unwrap_or_else(PoisonError::into_inner)))
+    });
 }
 
 /// The request's own id if it has one that cannot be mistaken for anything else in a log line; else a new UUIDv7.

@@ -4,10 +4,12 @@
 //!
 //! 1. [`serve`](mod@serve) takes the connection; [`routes`] is the whole URL space on one screen.
 //! 2. [`correlation`] gives it the names under which it is found again, and [`audit`] its line in the log.
-//! 3. [`accept`] is the order of things for `POST /v1/events/{dataset}`. What costs nothing is asked first: the dataset,
-//!    the content type, the length, whether the log takes events ([`breaker`]).
+//! 3. [`accept`] is the order of things for `POST /v1/events/{dataset}`. Before everything else [`auth`] asks who it is
+//!    and what they may post; then what costs nothing: the dataset, the content type, the length, whether the log takes
+//!    events ([`breaker`]).
 //! 4. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
 //!    ([`pressure`]).
+//!    A request that names itself with an `Idempotency-Key` is run once ([`idempotency`]).
 //! 5. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
 //!    address and for the gateway as a whole.
 //! 6. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
@@ -18,7 +20,7 @@
 //!
 //! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP.
 //!
-//! Authentication, compression, CloudEvents and idempotency keys belong between steps 3 and 5; they are not here yet.
+//! Compression and CloudEvents belong between steps 3 and 5; they are not here yet.
 
 mod config;
 mod clock;
@@ -28,10 +30,12 @@ mod correlation;
 mod trace_context;
 mod audit;
 mod accept;
+pub mod auth;
 mod caller;
 mod pressure;
 mod breaker;
 mod body;
+mod idempotency;
 mod decode;
 mod limits;
 mod key_table;

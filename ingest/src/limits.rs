@@ -148,7 +148,7 @@ fn quota(limit: &Limit) -> Quota {
 }
 
 /// Who counts as one address. A host commonly has a whole IPv6 /64 to itself, so single addresses say nothing.
-fn network(ip: IpAddr) -> IpAddr {
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !(u128::MAX >> 64))),
         v4 => v4,

@@ -30,7 +30,15 @@ const DRAINED: &str = "lakehose_ingest_spill_drained_total";
 const SET_ASIDE: &str = "lakehose_ingest_spill_refused_total";
 const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
 const CONNECTIONS: &str = "lakehose_ingest_connections";
+const AUTHENTICATION_FAILURES: &str = "lakehose_ingest_authentication_failures_total";
+const CREDENTIALS_RELOADED: &str = "lakehose_ingest_credentials_reloads_total";
+const CREDENTIALS_STALE: &str = "lakehose_ingest_credentials_stale";
 const LIMITER_BUSY: &str = "lakehose_ingest_limiter_busy_ratio";
+const KEYED: &str = "lakehose_ingest_idempotency_requests_total";
+const KEYS: &str = "lakehose_ingest_idempotency_keys";
+const KEY_BYTES: &str = "lakehose_ingest_idempotency_bytes";
+const KEYS_EVICTED: &str = "lakehose_ingest_idempotency_evicted_total";
+const KEYS_EVICTED_AGE: &str = "lakehose_ingest_idempotency_evicted_age_seconds";
 
 /// Tells the recorder what each series means.
 pub fn describe() {
@@ -59,7 +67,28 @@ pub fn describe() {
     );
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
     describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
+    describe_counter!(AUTHENTICATION_FAILURES, "Requests without good credentials, by reason");
+    describe_counter!(
+        CREDENTIALS_RELOADED,
+        "Times that the file of keys or the JWKS had changed, by outcome (ok, failed)"
+    );
+    describe_gauge!(
+        CREDENTIALS_STALE,
+        "1 while the file (keys, jwks) cannot be used and what it was before is in force"
+    );
     describe_gauge!(LIMITER_BUSY, "Share of a limiter's cells in use: above 0.3, raise max_keys");
+    describe_counter!(
+        KEYED,
+        "Requests with an Idempotency-Key: first of their key, replayed, resumed, with other_body, or in_use for too long"
+    );
+    describe_gauge!(KEYS, "Idempotency keys that are remembered");
+    describe_gauge!(KEY_BYTES, Unit::Bytes, "Bytes that they take, of idempotency_memory");
+    describe_counter!(KEYS_EVICTED, "Idempotency keys forgotten before their time: idempotency_memory is spent");
+    describe_gauge!(
+        KEYS_EVICTED_AGE,
+        Unit::Seconds,
+        "Age of the key that was forgotten last before its time: how long keys are remembered now"
+    );
 }
 
 /// Series of the gateway as a whole.
@@ -193,6 +222,21 @@ pub(crate) fn refused(status: StatusCode, problem: &'static str) {
     counter!(REQUESTS_REFUSED, "problem" => problem).increment(1);
 }
 
+/// Credentials that were missing or not good.
+pub(crate) fn authentication_failed(reason: &'static str) {
+    counter!(AUTHENTICATION_FAILURES, "reason" => reason).increment(1);
+}
+
+/// A file of credentials that has changed.
+pub(crate) fn credentials_reloaded(file: &'static str, is_good: bool) {
+    let outcome = if is_good { "ok" } else { "failed" };
+    counter!(CREDENTIALS_RELOADED, "file" => file, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn credentials_stale(file: &'static str, is_stale: bool) {
+    gauge!(CREDENTIALS_STALE, "file" => file).set(f64::from(u8::from(is_stale)));
+}
+
 pub(crate) fn in_flight(bytes: usize) {
     gauge!(IN_FLIGHT).set(bytes as f64);
 }
@@ -203,4 +247,18 @@ pub(crate) fn connections(open: usize) {
 
 pub(crate) fn limiter_busy(limit: &'static str, ratio: f64) {
     gauge!(LIMITER_BUSY, "limit" => limit).set(ratio);
+}
+
+pub(crate) fn idempotency(outcome: &'static str) {
+    counter!(KEYED, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn idempotency_memory(keys: usize, bytes: usize) {
+    gauge!(KEYS).set(keys as f64);
+    gauge!(KEY_BYTES).set(bytes as f64);
+}
+
+pub(crate) fn idempotency_evicted(age: Duration) {
+    counter!(KEYS_EVICTED).increment(1);
+    gauge!(KEYS_EVICTED_AGE).set(age.as_secs_f64());
 }

@@ -4,14 +4,16 @@
 //! table below, which programs may rely on; `detail` is for people. When the events of a request were looked at and none
 //! was accepted, the members of a 202 (`accepted`, `duplicates`, `rejected`) stand beside them.
 
-use crate::answer::{Report, Why};
+use crate::answer::{REPLAYED, Report, Why};
 use crate::audit;
+use crate::auth::Denied;
 use crate::correlation;
 use crate::decode::{ACCEPTED, Malformed, Unsupported};
+use crate::idempotency::BadKey;
 use crate::limits::{Exceeded, Over, Scope};
 use crate::metrics;
 use axum::Extension;
-use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -21,6 +23,19 @@ use std::time::Duration;
 /// Why a whole request was not accepted.
 #[derive(Debug)]
 pub(crate) enum Refusal {
+    /// Credentials are missing, or not good; which is not told.
+    Unauthenticated {
+        presented: bool,
+    },
+    /// Too many wrong credentials came from the address.
+    TooManyGuesses {
+        retry_after: Duration,
+    },
+    DatasetNotAllowed {
+        allowed: String,
+    },
+    /// All events are of devices that the credentials are not for.
+    DevicesNotAllowed(Box<Report>),
     NoSuchPath,
     UnknownDataset {
         known: String,
@@ -49,6 +64,13 @@ pub(crate) enum Refusal {
     },
     BodyTooSlow,
     BodyBroken,
+    BadKey(BadKey),
+    /// The key came before, with another body.
+    KeyReused,
+    /// The request that has the key goes on.
+    KeyInUse {
+        retry_after: Duration,
+    },
     RateLimited {
         exceeded: Exceeded,
         report: Option<Box<Report>>,
@@ -77,6 +99,30 @@ impl Refusal {
         use Refusal::*;
         let row = |status, name, title, detail: String| Row { status, name, title, detail };
         match self {
+            Unauthenticated { .. } => row(
+                StatusCode::UNAUTHORIZED,
+                "unauthenticated",
+                "A good key or token is needed",
+                "send one as `Authorization: Bearer …`, or a key as `X-API-Key: …`".into(),
+            ),
+            TooManyGuesses { retry_after } => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-guesses",
+                "Too many wrong keys or tokens came from this address",
+                format!("these were not looked at; send the request again in {} s", whole_seconds(*retry_after)),
+            ),
+            DatasetNotAllowed { allowed } => row(
+                StatusCode::FORBIDDEN,
+                "dataset-not-allowed",
+                "The key or token is not for this dataset",
+                format!("the datasets that it may post to are: {allowed}"),
+            ),
+            DevicesNotAllowed(_) => row(
+                StatusCode::FORBIDDEN,
+                "device-not-allowed",
+                "The key or token is not for any of these devices",
+                "no event was accepted; `rejected` lists them".into(),
+            ),
             NoSuchPath => row(
                 StatusCode::NOT_FOUND,
                 "no-such-path",
@@ -169,6 +215,24 @@ impl Refusal {
                 "The body could not be read to its end",
                 "the connection broke, or the body is not framed as HTTP demands".into(),
             ),
+            BadKey(bad) => row(
+                StatusCode::BAD_REQUEST,
+                "invalid-idempotency-key",
+                "This is no idempotency key",
+                bad_key_detail(*bad).into(),
+            ),
+            KeyReused => row(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "This idempotency key came with another body before",
+                "nothing was stored; send each body under a key of its own".into(),
+            ),
+            KeyInUse { retry_after } => row(
+                StatusCode::CONFLICT,
+                "idempotency-key-in-use",
+                "A request of this idempotency key is still under way",
+                format!("ask again in {} s, with the same key", whole_seconds(*retry_after)),
+            ),
             RateLimited { exceeded, .. } => row(
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate-limited",
@@ -203,9 +267,11 @@ impl Refusal {
         }
     }
 
-    fn report(&self) -> Option<&Report> {
+    pub(crate) fn report(&self) -> Option<&Report> {
         match self {
-            Refusal::Invalid(report) | Refusal::NotWhole { report, .. } => Some(report),
+            Refusal::Invalid(report) | Refusal::DevicesNotAllowed(report) | Refusal::NotWhole { report, .. } => {
+                Some(report)
+            }
             Refusal::RateLimited { report, .. } | Refusal::LogUnavailable { report, .. } => report.as_deref(),
             _ => None,
         }
@@ -218,12 +284,23 @@ impl Refusal {
                 headers.insert(RETRY_AFTER, whole_seconds(exceeded.wait).into());
                 rate_limit_headers(exceeded, &mut headers);
             }
-            Refusal::Busy { retry_after } | Refusal::LogUnavailable { retry_after, .. } => {
+            Refusal::Unauthenticated { presented } => {
+                let challenge = match presented {
+                    true => "Bearer realm=\"lakehose\", error=\"invalid_token\"",
+                    false => "Bearer realm=\"lakehose\"",
+                };
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            Refusal::TooManyGuesses { retry_after }
+            | Refusal::Busy { retry_after }
+            | Refusal::LogUnavailable { retry_after, .. }
+            | Refusal::KeyInUse { retry_after } => {
                 headers.insert(RETRY_AFTER, whole_seconds(*retry_after).into());
             }
             Refusal::Unsupported(Unsupported::ContentEncoding(_)) => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
+            Refusal::Invalid(report) => headers.extend(report.replayed.then_some(REPLAYED)),
             Refusal::BodyTooSlow | Refusal::BodyBroken => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -240,7 +317,17 @@ impl Refusal {
         match held_back {
             _ if unavailable => Refusal::LogUnavailable { retry_after, report: Some(report) },
             Some(exceeded) => Refusal::RateLimited { exceeded, report: Some(report) },
+            None if report.is_all(Why::DeviceNotAllowed) => Refusal::DevicesNotAllowed(report),
             None => Refusal::Invalid(report),
+        }
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Refusal {
+        match denied {
+            Denied::Unauthenticated { presented } => Refusal::Unauthenticated { presented },
+            Denied::Slowed { retry_after } => Refusal::TooManyGuesses { retry_after },
         }
     }
 }
@@ -304,6 +391,13 @@ fn unsupported_detail(unsupported: &Unsupported) -> String {
             format!("`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8")
         }
         Unsupported::ContentEncoding(found) => format!("`{found}` is not understood; send the body as it is"),
+    }
+}
+
+fn bad_key_detail(bad: BadKey) -> &'static str {
+    match bad {
+        BadKey::Several => "a request may have one Idempotency-Key",
+        BadKey::Form => "an Idempotency-Key is a string in double quotes, of 1 to 256 visible characters",
     }
 }
 

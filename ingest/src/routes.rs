@@ -1,18 +1,22 @@
 //! The whole URL space, and what every request finds there.
 
 use crate::accept;
+use crate::auth::{Auth, Door, Scope};
 use crate::breaker::Breaker;
+use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::condition::Condition;
 use crate::config::Config;
 use crate::correlation;
 use crate::decode::ACCEPTED;
+use crate::idempotency::Idempotency;
 use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
 use crate::refusal::Refusal;
 use crate::spill::{Queue, Spill};
 use axum::extract::State;
+use axum::http::request::Parts;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -36,12 +40,14 @@ pub struct Deps {
     pub condition: Condition,
     /// Where events wait while the log does not take them.
     pub spill: Option<Arc<Spill>>,
+    /// Who may post; `None`: everybody.
+    pub auth: Option<Arc<Auth>>,
 }
 
 impl Deps {
-    /// With the machine's clock.
+    /// With the machine's clock, for everybody.
     pub fn new(log: Arc<dyn Log>, datasets: Vec<Dataset>) -> Deps {
-        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), spill: None }
+        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), spill: None, auth: None }
     }
 }
 
@@ -69,12 +75,14 @@ pub(crate) struct Gateway {
     pub(crate) append_timeout: Duration,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) datasets: HashMap<String, KnownDataset>,
+    pub(crate) door: Option<Door>,
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
     pub(crate) breaker_after: Duration,
     pub(crate) spill: Option<Arc<Spill>>,
     pub(crate) outage: Outage,
     pub(crate) audit: bool,
+    pub(crate) idempotency: Idempotency,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -114,12 +122,14 @@ impl Gateway {
             append_timeout: http.append_timeout,
             log: deps.log,
             datasets: deps.datasets.iter().map(known).collect(),
+            door: deps.auth.map(|auth| Door::new(auth, &deps.clock)),
             limits: Limits::new(limits, &deps.clock),
             budget: Budget::new(max_in_flight),
             breaker_after: http.breaker_after,
             spill: deps.spill,
             outage: Outage::new(),
             audit: http.audit,
+            idempotency: Idempotency::new(http),
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
         });
@@ -130,9 +140,28 @@ impl Gateway {
         gateway
     }
 
-    /// The names of the datasets, as answers list them.
-    pub(crate) fn known_datasets(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.datasets.keys().map(String::as_str).collect();
+    /// Who has sent this head, if they may come in.
+    pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Refusal> {
+        match &self.door {
+            None => Ok(Caller::of(head)),
+            Some(door) => Ok(door.caller(head)?),
+        }
+    }
+
+    /// The dataset of this name, if the caller may post to it.
+    pub(crate) fn dataset(&self, name: Option<&str>, scope: &Scope) -> Result<&KnownDataset, Refusal> {
+        let open_to_caller = || self.known_datasets(scope).join(", ");
+        match name.and_then(|name| self.datasets.get(name)) {
+            None => Err(Refusal::UnknownDataset { known: open_to_caller() }),
+            Some(dataset) if scope.allows_dataset(&dataset.name) => Ok(dataset),
+            Some(_) => Err(Refusal::DatasetNotAllowed { allowed: open_to_caller() }),
+        }
+    }
+
+    /// The names of the datasets in a scope, as answers list them.
+    fn known_datasets(&self, scope: &Scope) -> Vec<&str> {
+        let names = self.datasets.keys().map(String::as_str);
+        let mut names: Vec<&str> = names.filter(|name| scope.allows_dataset(name)).collect();
         names.sort_unstable();
         names
     }
@@ -149,6 +178,7 @@ impl Gateway {
         if let Some(spill) = &self.spill {
             spill.measure();
         }
+        self.idempotency.measure(&self.clock);
     }
 }
 
@@ -168,15 +198,18 @@ impl KnownDataset {
     }
 }
 
-/// For who opens the address in a browser.
-async fn index(State(gateway): State<Arc<Gateway>>) -> Response {
-    Json(json!({
+/// For who opens the address in a browser. Strangers are not told which datasets there are.
+async fn index(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {
+    let mut page = json!({
         "service": "lakehose",
         "post_events": "/v1/events/{dataset}",
         "content_types": ACCEPTED.split(", ").collect::<Vec<_>>(),
-        "datasets": gateway.known_datasets(),
-    }))
-    .into_response()
+    });
+    if gateway.door.as_ref().is_none_or(|door| door.is_asked(&head)) {
+        let caller = gateway.caller(&head)?;
+        page["datasets"] = gateway.known_datasets(&caller.scope).into();
+    }
+    Ok(Json(page).into_response())
 }
 
 fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {

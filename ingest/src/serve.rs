@@ -30,6 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tower::Service;
 use tracing::{debug, info, warn};
 
@@ -56,6 +57,10 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     info!(%address, "gateway listens");
 
+    let _watching = gateway.door.as_ref().map(|door| {
+        let auth = Arc::clone(door.auth());
+        AbortOnDropHandle::new(tokio::spawn(async move { auth.watch().await }))
+    });
     let mut measure = tokio::time::interval(MEASURE_EVERY);
     loop {
         tokio::select! {

@@ -9,6 +9,11 @@ mod correlation;
 mod pressure;
 #[path = "http_contract/spill.rs"]
 mod spill;
+#[path = "http_contract/idempotency.rs"]
+mod idempotency;
+
+#[path = "http_contract/auth.rs"]
+mod auth;
 
 use axum::body::Body;
 use axum::http::{Method, Request};

@@ -37,6 +37,12 @@ fn reads_every_section() {
         dedup_window = "10m"
         max_age = "7d"
         max_ahead = "1h"
+        [auth]
+        keys = "keys.toml"
+        jwks = "jwks.json"
+        issuer = "https://issuer.example"
+        audience = "lakehose"
+        device_claim = "device"
         [limits]
         per_device = { events_per_second = 100, burst = 1000 }
         per_ip     = { events_per_second = 10000, burst = 20000 }
@@ -108,6 +114,8 @@ fn a_variable_takes_the_type_of_its_setting() {
         ("LAKEHOSE_KAFKA_OPTIONS", "{ \"linger.ms\" = 5, \"security.protocol\" = \"SSL\" }"),
         ("LAKEHOSE_MEMORY_PROCESSOR", "256MiB"),
         ("LAKEHOSE_FLUSH_BYTES", "1048576"),
+        ("LAKEHOSE_AUTH_KEYS", "keys.toml"),
+        ("LAKEHOSE_AUTH_KEYS_TEXT", "[[keys]]\nid = 'a'\nname = 'b'\n"),
         ("LAKEHOSE_DATASETS_TRIPS", "{ partitions = 2 }"),
     ];
     let config = from("", &variables, Overrides::default()).unwrap();
@@ -115,6 +123,8 @@ fn a_variable_takes_the_type_of_its_setting() {
     assert_eq!(config.kafka.options["linger.ms"], "5");
     assert_eq!(config.memory.processor, ByteSize::mib(256));
     assert_eq!(config.flush.bytes, ByteSize::mib(1));
+    assert_eq!(config.auth.keys.as_deref(), Some(Path::new("keys.toml")));
+    assert_eq!(config.auth.keys_text.as_deref(), Some("[[keys]]\nid = 'a'\nname = 'b'\n"));
     assert_eq!(config.datasets["trips"].partitions, 2);
 }
 
@@ -131,6 +141,7 @@ fn a_mistake_in_the_file_names_line_setting_and_what_is_allowed() {
         ("[datasets.x]\npartitions = -1", ["line 2", "datasets.x.partitions", "u32"]),
         ("flush = '5s'", ["line 1", "flush", "a table of settings"]),
         ("[limits]\nglobal = 5", ["line 2", "limits.global", "events_per_second = 100"]),
+        ("[auth]\nkey = 'keys.toml'", ["line 2", "auth", "`keys`"]),
         ("listen = 'nowhere'", ["line 1", "listen", "127.0.0.1:8080"]),
         ("[flush\nevery = '5s'", ["line 1", "table", "]"]),
     ] {

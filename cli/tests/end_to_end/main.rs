@@ -9,8 +9,11 @@
 mod support;
 
 mod first_steps;
+mod keys;
 mod crashes;
 mod atomic;
+mod retries;
+mod devices;
 mod many_processes;
 mod foreign_producers;
 mod dead_letters;

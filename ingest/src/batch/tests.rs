@@ -8,7 +8,14 @@ const NOW: i64 = 1_769_860_800_000_000;
 
 fn sorted(form: Form, body: &[u8]) -> Option<(Batch, usize)> {
     let limits = Limits::new(&config::Limits::default(), &Clock::system());
-    let rules = Rules { limits: &limits, now: NOW, max_age: 1_000, max_ahead: 1_000, trace: Vec::new() };
+    let rules = Rules {
+        limits: &limits,
+        devices: &Devices::Any,
+        now: NOW,
+        max_age: 1_000,
+        max_ahead: 1_000,
+        trace: Vec::new(),
+    };
     let body = Bytes::copy_from_slice(body);
     let events = frame(form, &body, 1_000).ok()?;
     Some((sort_out(&body, &events, &rules), events.len()))
@@ -30,7 +37,8 @@ fn check(batch: &Batch, events: usize) {
 fn records_share_the_bytes_of_the_body() {
     let body = Bytes::from(r#"[{"device_id":"a","id":"1"},{"device_id":"a","id":"1"}]"#);
     let limits = Limits::new(&config::Limits::default(), &Clock::system());
-    let rules = Rules { limits: &limits, now: NOW, max_age: 0, max_ahead: 0, trace: Vec::new() };
+    let rules =
+        Rules { limits: &limits, devices: &Devices::Any, now: NOW, max_age: 0, max_ahead: 0, trace: Vec::new() };
     let batch = sort_out(&body, &frame(Form::Json, &body, 10).unwrap(), &rules);
     let inside = |bytes: &Bytes| body.as_ptr_range().contains(&bytes.as_ptr());
     let [record] = &batch.records[..] else { panic!("{batch:?}") };

@@ -10,6 +10,7 @@ use eventlog::{AppendError, Consumer, Log, LogError, NewRecord, Position, WholeE
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use governor::clock::FakeRelativeClock;
+use ingest::auth::{Auth, Settings};
 use ingest::{Clock, Condition, Config, Deps, Spill};
 use lake::dataset::{Dataset, DatasetSpec};
 use serde_json::Value;
@@ -53,6 +54,8 @@ pub enum Fault {
     /// Appends are answered for fewer records than were given.
     Forgetful,
     Panicking,
+    /// Appends panic after this time.
+    SlowPanic(Duration),
 }
 
 impl MemoryLog {
@@ -104,6 +107,10 @@ impl Log for MemoryLog {
                 Fault::Slow(time) => tokio::time::sleep(*time).await,
                 Fault::Stuck => std::future::pending().await,
                 Fault::Panicking => panic!("the log panics"),
+                Fault::SlowPanic(time) => {
+                    tokio::time::sleep(*time).await;
+                    panic!("the log panics")
+                }
                 Fault::Forgetful => records.truncate(1),
                 _ => {}
             }
@@ -177,25 +184,35 @@ pub fn datasets() -> Vec<Dataset> {
 }
 
 pub fn gateway(config: Config) -> Gateway {
-    gateway_of(config, datasets())
+    made(config, datasets(), &Settings::default())
 }
 
 pub fn gateway_of(config: Config, datasets: Vec<Dataset>) -> Gateway {
+    made(config, datasets, &Settings::default())
+}
+
+/// A gateway that wants to know who posts.
+pub fn guarded(config: Config, auth: &Settings) -> Gateway {
+    made(config, datasets(), auth)
+}
+
+fn made(config: Config, datasets: Vec<Dataset>, auth: &Settings) -> Gateway {
     config.check().unwrap();
     let log = Arc::new(MemoryLog::default());
     let time = FakeRelativeClock::default();
     let mut deps = Deps::new(Arc::clone(&log) as Arc<dyn Log>, datasets);
     deps.clock = Clock::manual(time.clone(), NOW);
-    made(&config, deps, log, time)
+    deps.auth = Auth::open(auth).unwrap().map(Arc::new);
+    with(&config, deps, log, time)
 }
 
 /// A gateway with a queue on disk, in the time of the machine.
 pub fn gateway_with(config: Config, log: Arc<MemoryLog>, spill: Option<Arc<Spill>>) -> Gateway {
     let deps = Deps { spill, ..Deps::new(Arc::clone(&log) as Arc<dyn Log>, datasets()) };
-    made(&config, deps, log, FakeRelativeClock::default())
+    with(&config, deps, log, FakeRelativeClock::default())
 }
 
-fn made(config: &Config, deps: Deps, log: Arc<MemoryLog>, time: FakeRelativeClock) -> Gateway {
+fn with(config: &Config, deps: Deps, log: Arc<MemoryLog>, time: FakeRelativeClock) -> Gateway {
     let (condition, spill) = (deps.condition.clone(), deps.spill.clone());
     Gateway { router: ingest::router(config, deps), log, time, condition, spill }
 }
