@@ -60,8 +60,8 @@ impl Why {
     /// Whether it would be the same if the event came again.
     pub(crate) fn is_final(self) -> bool {
         match self {
-            Why::Invalid(_) => true,
-            Why::RateLimited | Why::LogUnavailable => false,
+            Why::Invalid(_) | Why::DeviceNotAllowed => true,
+            Why::RateLimited | Why::NotWhole | Why::LogUnavailable => false,
         }
     }
 

@@ -7,18 +7,15 @@
 
 use crate::answer::{Report, Why};
 use crate::batch::{self, Batch};
-use crate::detached::Detached;
 use crate::limits::Exceeded;
 use crate::pressure::Reservation;
 use crate::refusal::Refusal;
 use crate::routes::{Gateway, KnownDataset};
-use crate::store::tell;
 use axum::extract::Query;
 use axum::http::request::Parts;
-use eventlog::{AppendError, NewRecord, Position, WholeError};
+use eventlog::{AppendError, NewRecord};
 use serde::Deserialize;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// What the query of a request may ask for. Parameters that are not known are ignored.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -53,7 +50,7 @@ impl Gateway {
             return Err(not_whole(report, held_back, events));
         }
         let sizes: Vec<usize> = records.iter().map(NewRecord::size).collect();
-        let err = match self.append_whole(dataset, records, held).await {
+        let err = match self.append_whole(dataset, records, &Arc::new(held)).await {
             Ok(positions) => {
                 let stored = positions.into_iter().map(Ok).collect();
                 self.settle(dataset, &mut report, events, &indexes, stored);
@@ -76,46 +73,6 @@ impl Gateway {
             return Err(Refusal::LogUnavailable { retry_after, report: Some(Box::new(report)) });
         }
         Err(Refusal::NotWhole { report: Box::new(report), exceeded: None })
-    }
-
-    async fn append_whole(
-        &self,
-        dataset: &KnownDataset,
-        records: Vec<NewRecord>,
-        held: Reservation,
-    ) -> Result<Vec<Position>, AppendError> {
-        if records.is_empty() {
-            return Ok(Vec::new());
-        }
-        if dataset.queue.as_ref().is_some_and(|queue| !self.is_open_road(dataset, queue)) {
-            // The queue on disk is drained in pieces, which would not be seen at once.
-            return Err(AppendError::Unavailable("a batch that is stored whole waits in no queue".into()));
-        }
-        let under_way = dataset.breaker.begin(self.clock.elapsed());
-        let (log, topic) = (Arc::clone(&self.log), dataset.name.clone());
-        let (timeout, clock, started) = (self.append_timeout, self.clock.clone(), Instant::now());
-        let whole = async move {
-            let mut answer = Box::pin(async move { log.append_whole(&topic, records).await });
-            let outcome = match tokio::time::timeout(timeout, &mut answer).await {
-                Ok(Ok(positions)) => Ok(positions),
-                Ok(Err(WholeError::Refused(err))) => Err(err),
-                Ok(Err(WholeError::Unknown { .. } | WholeError::Superseded { .. })) => {
-                    Err(AppendError::Unknown(started.elapsed()))
-                }
-                Err(_) => {
-                    tokio::spawn(async move {
-                        let _ = answer.await;
-                        drop(held);
-                    });
-                    Err(AppendError::Unknown(timeout))
-                }
-            };
-            tell(under_way, std::slice::from_ref(&outcome), clock.elapsed());
-            outcome
-        };
-        let outcome = Detached::new(whole).await;
-        self.metrics.appended(started.elapsed());
-        outcome
     }
 }
 

@@ -15,7 +15,7 @@ use crate::metrics::Held;
 use crate::pressure::Reservation;
 use crate::refusal::Refusal;
 use crate::routes::{Gateway, KnownDataset};
-use eventlog::{AppendError, Log, NewRecord, Position};
+use eventlog::{AppendError, Log, NewRecord, Position, WholeError};
 use lake::event::{Event, Reason};
 use std::fmt;
 use std::sync::Arc;
@@ -73,15 +73,34 @@ impl Gateway {
         }
         let started = Instant::now();
         let outcomes = match &dataset.queue {
-            None => Detached::new(self.new_append(dataset, held).run(records)).await,
+            None => Detached::new(self.begin(dataset, held).run(records)).await,
             Some(queue) => self.append_or_spill(dataset, queue, records, held).await,
         };
         self.metrics.appended(started.elapsed());
         outcomes
     }
 
-    /// An append that begins now.
-    pub(crate) fn new_append(&self, dataset: &KnownDataset, held: &Arc<Reservation>) -> Append {
+    /// Appends all of the records or none.
+    pub(crate) async fn append_whole(
+        &self,
+        dataset: &KnownDataset,
+        records: Vec<NewRecord>,
+        held: &Arc<Reservation>,
+    ) -> Result<Vec<Position>, AppendError> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        if dataset.queue.as_ref().is_some_and(|queue| !self.is_open_road(dataset, queue)) {
+            // A queue on disk is drained in pieces, and they would not be seen at once.
+            return Err(AppendError::Unavailable("a batch that is stored whole waits in no queue".into()));
+        }
+        let started = Instant::now();
+        let outcome = Detached::new(self.begin(dataset, held).run_whole(records)).await;
+        self.metrics.appended(started.elapsed());
+        outcome
+    }
+
+    pub(crate) fn begin(&self, dataset: &KnownDataset, held: &Arc<Reservation>) -> Append {
         Append {
             log: Arc::clone(&self.log),
             topic: dataset.name.clone(),
@@ -149,28 +168,48 @@ impl Append {
     pub(crate) async fn run(self, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
         let Append { log, topic, under_way, clock, timeout, held } = self;
         let count = records.len();
-        let mut answer = Box::pin(async move { log.append(&topic, records).await });
-        let outcomes = match tokio::time::timeout(timeout, &mut answer).await {
-            // Whatever the log does not mention is not known.
-            Ok(mut outcomes) => {
-                outcomes.resize(count, Err(AppendError::Unknown(timeout)));
-                outcomes
-            }
-            Err(_) => {
-                tokio::spawn(async move {
-                    answer.await;
-                    drop(held);
-                });
-                vec![Err(AppendError::Unknown(timeout)); count]
-            }
-        };
+        let answer = async move { log.append(&topic, records).await };
+        // Whatever the log does not mention is not known.
+        let mut outcomes = answered(answer, timeout, held).await.unwrap_or_default();
+        outcomes.resize(count, Err(AppendError::Unknown(timeout)));
         tell(under_way, &outcomes, clock.elapsed());
         outcomes
     }
+
+    async fn run_whole(self, records: Vec<NewRecord>) -> Result<Vec<Position>, AppendError> {
+        let Append { log, topic, under_way, clock, timeout, held } = self;
+        let answer = async move { log.append_whole(&topic, records).await };
+        let outcome = match answered(answer, timeout, held).await {
+            Some(Ok(positions)) => Ok(positions),
+            Some(Err(WholeError::Refused(err))) => Err(err),
+            Some(Err(WholeError::Unknown { .. } | WholeError::Superseded { .. })) | None => {
+                Err(AppendError::Unknown(timeout))
+            }
+        };
+        tell(under_way, std::slice::from_ref(&outcome), clock.elapsed());
+        outcome
+    }
+}
+
+/// The log's answer if it comes in time. What the request holds, it holds until then, in time or not.
+async fn answered<T: Send + 'static>(
+    answer: impl Future<Output = T> + Send + 'static,
+    timeout: Duration,
+    held: Arc<Reservation>,
+) -> Option<T> {
+    let mut answer = Box::pin(answer);
+    if let Ok(answered) = tokio::time::timeout(timeout, &mut answer).await {
+        return Some(answered);
+    }
+    tokio::spawn(async move {
+        answer.await;
+        drop(held);
+    });
+    None
 }
 
 /// Tells the breaker what became of an append.
-pub(crate) fn tell<T>(under_way: UnderWay, outcomes: &[Result<T, AppendError>], now: Duration) {
+fn tell<T>(under_way: UnderWay, outcomes: &[Result<T, AppendError>], now: Duration) {
     let is_too_large = |outcome: &Result<_, _>| matches!(outcome, Err(AppendError::TooLarge { .. }));
     match outcomes {
         outcomes if outcomes.iter().any(Result::is_ok) => under_way.succeeded(now),

@@ -38,7 +38,7 @@ impl Gateway {
         if !self.is_open_road(dataset, queue) {
             return self.spill(queue, records, held).await;
         }
-        let direct = Detached::new(self.new_append(dataset, held).run(records.clone()));
+        let direct = Detached::new(self.begin(dataset, held).run(records.clone()));
         let direct = tokio::time::timeout(self.breaker_after, direct).await;
         let unknown = || Err(AppendError::Unknown(self.breaker_after));
         let mut outcomes = direct.unwrap_or_else(|_| vec![unknown(); records.len()]);
