@@ -57,8 +57,8 @@ pub fn describe() {
     describe_gauge!(OLDEST_APPEND, Unit::Seconds, "How long the oldest append has been waiting for the log");
     describe_counter!(HELD_BACK, "Requests refused before their body was read, with the breaker open or the log slow");
     describe_gauge!(SPILL_EVENTS, "Events that wait in the queue on disk for the log");
-    describe_gauge!(SPILL_BYTES, Unit::Bytes, "Bytes of those events");
-    describe_gauge!(SPILL_OLDEST, Unit::Seconds, "Age of the oldest of those events");
+    describe_gauge!(SPILL_BYTES, Unit::Bytes, "Bytes of events that wait in the queue on disk");
+    describe_gauge!(SPILL_OLDEST, Unit::Seconds, "Age of the oldest event in the queue on disk");
     describe_counter!(SPILLED, "Events that went to the queue on disk, and were answered so");
     describe_counter!(DRAINED, "Events that went from the queue on disk to the log");
     describe_counter!(
