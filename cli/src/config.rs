@@ -39,6 +39,7 @@ pub struct Config {
     pub limits: ingest::Limits,
     pub ingest: ingest::Http,
     pub tls: ingest::Tls,
+    pub spill: ingest::SpillConfig,
     pub flush: FlushConfig,
     pub memory: Memory,
     pub compaction: compactor::Config,
@@ -58,6 +59,7 @@ impl Default for Config {
             limits: ingest::Limits::default(),
             ingest: ingest::Http::default(),
             tls: ingest::Tls::default(),
+            spill: ingest::SpillConfig::default(),
             flush: FlushConfig::default(),
             memory: Memory::default(),
             compaction: compactor::Config::default(),
@@ -116,6 +118,13 @@ impl Config {
         self.datasets()?;
         self.gateway().check().context("[ingest], [limits] and [tls]")?;
         self.check_datasets_of_limits()?;
+        self.spill.check().context("[spill]")?;
+        if self.spill.max_bytes.is_some() && self.kafka.brokers.is_none() {
+            bail!(
+                "spill.max_bytes is for events that Kafka does not take, and no brokers are given: the embedded log is on \
+                 this machine's disk itself; leave it out, or give [kafka] brokers"
+            );
+        }
         self.auth.check().context("[auth]")?;
         if self.flush.every.is_zero() {
             bail!("flush.every is 0: give the time after which events must be in the table, such as \"5s\"");
@@ -162,6 +171,11 @@ impl Config {
     /// Where the tables are: a URL, or a directory.
     pub fn lake_location(&self) -> String {
         self.lake.clone().unwrap_or_else(|| self.data.join("lake").display().to_string())
+    }
+
+    /// Directory of the gateway's queue on disk.
+    pub fn spill_directory(&self) -> PathBuf {
+        self.spill.directory.clone().unwrap_or_else(|| self.data.join("spill"))
     }
 
     /// Directory of the embedded log.

@@ -48,6 +48,7 @@ mod batch;
 mod store;
 mod atomic;
 mod detached;
+mod spill;
 mod answer;
 mod condition;
 mod refusal;
@@ -62,6 +63,7 @@ pub use openapi::openapi;
 pub use proxies::{ProxyHeader, TrustedProxies};
 pub use routes::{Deps, router};
 pub use serve::serve;
+pub use spill::{Spill, SpillConfig};
 pub use tls::{ClientAuth, ClientCertificate, Tls, TlsError};
 
 /// What benchmarks measure on its own. Not part of the contract of this crate.

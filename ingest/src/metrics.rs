@@ -4,10 +4,11 @@
 //! Install the recorder before [`crate::router`] or [`crate::serve()`]: handles of hot series are made there.
 
 use crate::answer::{Report, Why};
+use crate::spill::Depth;
 use axum::http::StatusCode;
 use lake::dataset::Priority;
 use metrics::{
-    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,12 @@ const APPEND_SECONDS: &str = "lakehose_ingest_append_seconds";
 const BREAKER_OPEN: &str = "lakehose_ingest_breaker_open";
 const OLDEST_APPEND: &str = "lakehose_ingest_oldest_append_seconds";
 const HELD_BACK: &str = "lakehose_ingest_breaker_refused_total";
+const SPILL_EVENTS: &str = "lakehose_ingest_spill_events";
+const SPILL_BYTES: &str = "lakehose_ingest_spill_bytes";
+const SPILL_OLDEST: &str = "lakehose_ingest_spill_oldest_seconds";
+const SPILLED: &str = "lakehose_ingest_spilled_total";
+const DRAINED: &str = "lakehose_ingest_spill_drained_total";
+const SET_ASIDE: &str = "lakehose_ingest_spill_refused_total";
 const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
 const CONNECTIONS: &str = "lakehose_ingest_connections";
 const BUSY: &str = "lakehose_ingest_requests_busy_total";
@@ -57,6 +64,15 @@ pub fn describe() {
     describe_gauge!(BREAKER_OPEN, "1 while a dataset's requests are answered 503 at once, for its log does not answer");
     describe_gauge!(OLDEST_APPEND, Unit::Seconds, "How long the oldest append has been waiting for the log");
     describe_counter!(HELD_BACK, "Requests refused before their body was read, with the breaker open or the log slow");
+    describe_gauge!(SPILL_EVENTS, "Events that wait in the queue on disk for the log");
+    describe_gauge!(SPILL_BYTES, Unit::Bytes, "Bytes of events that wait in the queue on disk");
+    describe_gauge!(SPILL_OLDEST, Unit::Seconds, "Age of the oldest event in the queue on disk");
+    describe_counter!(SPILLED, "Events that went to the queue on disk, and were answered so");
+    describe_counter!(DRAINED, "Events that went from the queue on disk to the log");
+    describe_counter!(
+        SET_ASIDE,
+        "Events in the queue on disk that the log refused for good; a file beside it has them"
+    );
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
     describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
     describe_counter!(
@@ -179,6 +195,48 @@ impl DatasetMetrics {
     /// Events refused before they were looked at.
     pub(crate) fn refused(&self, why: Why, events: usize) {
         counter!(REFUSED, "dataset" => Arc::clone(&self.dataset), "reason" => why.as_str()).increment(events as u64);
+    }
+}
+
+/// Series of the queue on disk of one dataset.
+pub(crate) struct SpillMetrics {
+    events: Gauge,
+    bytes: Gauge,
+    oldest: Gauge,
+    spilled: Counter,
+    drained: Counter,
+    set_aside: Counter,
+}
+
+impl SpillMetrics {
+    pub(crate) fn new(dataset: &str) -> SpillMetrics {
+        let dataset: Arc<str> = dataset.into();
+        SpillMetrics {
+            events: gauge!(SPILL_EVENTS, "dataset" => Arc::clone(&dataset)),
+            bytes: gauge!(SPILL_BYTES, "dataset" => Arc::clone(&dataset)),
+            oldest: gauge!(SPILL_OLDEST, "dataset" => Arc::clone(&dataset)),
+            spilled: counter!(SPILLED, "dataset" => Arc::clone(&dataset)),
+            drained: counter!(DRAINED, "dataset" => Arc::clone(&dataset)),
+            set_aside: counter!(SET_ASIDE, "dataset" => dataset),
+        }
+    }
+
+    pub(crate) fn depth(&self, depth: Depth) {
+        self.events.set(depth.events as f64);
+        self.bytes.set(depth.bytes as f64);
+        self.oldest.set(depth.oldest.as_secs_f64());
+    }
+
+    pub(crate) fn spilled(&self, events: u64) {
+        self.spilled.increment(events);
+    }
+
+    pub(crate) fn drained(&self, events: u64) {
+        self.drained.increment(events);
+    }
+
+    pub(crate) fn set_aside(&self) {
+        self.set_aside.increment(1);
     }
 }
 

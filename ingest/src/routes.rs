@@ -18,6 +18,7 @@ use crate::pressure::{Budget, Outage};
 use crate::priority::{Classes, Share};
 use crate::proxies::Proxies;
 use crate::refusal::Refusal;
+use crate::spill::{Queue, Spill};
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::middleware::from_fn_with_state;
@@ -42,6 +43,8 @@ pub struct Deps {
     pub clock: Clock,
     /// Through it the caller sees how the gateway does.
     pub condition: Condition,
+    /// Where events wait while the log does not take them.
+    pub spill: Option<Arc<Spill>>,
     /// Who may post; `None`: everybody.
     pub auth: Option<Arc<Auth>>,
 }
@@ -49,7 +52,7 @@ pub struct Deps {
 impl Deps {
     /// With the machine's clock, for everybody.
     pub fn new(log: Arc<dyn Log>, datasets: Vec<Dataset>) -> Deps {
-        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), auth: None }
+        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), spill: None, auth: None }
     }
 }
 
@@ -84,6 +87,8 @@ pub(crate) struct Gateway {
     pub(crate) limits: Limits,
     pub(crate) proxies: Proxies,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) breaker_after: Duration,
+    pub(crate) spill: Option<Arc<Spill>>,
     pub(crate) outage: Outage,
     pub(crate) audit: bool,
     pub(crate) idempotency: Idempotency,
@@ -104,6 +109,8 @@ pub(crate) struct KnownDataset {
     pub(crate) meters: Meters,
     pub(crate) breaker: Arc<Breaker>,
     pub(crate) outage: Outage,
+    /// Where its events wait, if they may.
+    pub(crate) queue: Option<Arc<Queue>>,
     pub(crate) metrics: DatasetMetrics,
 }
 
@@ -136,6 +143,7 @@ impl Gateway {
                 meters: Meters::of_dataset(limits.of_dataset(&dataset.name), &deps.clock),
                 breaker: Breaker::new(http.breaker_after),
                 outage: Outage::new(),
+                queue: deps.spill.as_ref().and_then(|spill| spill.queue(&dataset.name)),
                 metrics: DatasetMetrics::new(&dataset.name),
             };
             (dataset.name.clone(), known)
@@ -155,6 +163,8 @@ impl Gateway {
             limits: Limits::new(limits, &deps.clock),
             proxies: Proxies { trusted: http.trusted_proxies.clone(), header: http.proxy_header },
             budget: Budget::new(max_in_flight),
+            breaker_after: http.breaker_after,
+            spill: deps.spill,
             outage: Outage::new(),
             audit: http.audit,
             idempotency: Idempotency::new(http),
@@ -162,6 +172,9 @@ impl Gateway {
             metrics: GatewayMetrics::new(),
         });
         deps.condition.watch(&gateway);
+        if let Some(spill) = &gateway.spill {
+            spill.start(&gateway);
+        }
         gateway
     }
 
@@ -200,6 +213,9 @@ impl Gateway {
         for dataset in self.datasets.values() {
             let breaker = &dataset.breaker;
             dataset.metrics.breaker(breaker.is_open(now), breaker.facts().waited(now));
+        }
+        if let Some(spill) = &self.spill {
+            spill.measure();
         }
         self.idempotency.measure(&self.clock);
     }

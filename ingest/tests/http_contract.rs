@@ -15,6 +15,8 @@ mod atomic;
 mod correlation;
 #[path = "http_contract/pressure.rs"]
 mod pressure;
+#[path = "http_contract/spill.rs"]
+mod spill;
 #[path = "http_contract/idempotency.rs"]
 mod idempotency;
 

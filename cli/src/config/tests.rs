@@ -56,11 +56,15 @@ fn reads_every_section() {
         trusted_proxies = ["10.0.0.0/8", "::1"]
         min_rate = "4KiB"
         min_rate_window = "5s"
+        breaker_after = "1s"
         [tls]
         cert = "cert.pem"
         key = "key.pem"
         client_ca = "ca.pem"
         client_auth = "optional"
+        [spill]
+        max_bytes = "2GiB"
+        directory = "/var/spill"
         [flush]
         every = "2s"
         bytes = "32MiB"
@@ -86,6 +90,8 @@ fn reads_every_section() {
     assert_eq!(config.gateway().http.min_rate, ByteSize::kib(4));
     assert_eq!(config.gateway().http.min_rate_window, Duration::from_secs(5));
     assert!(config.gateway().tls.is_on() && !config.tls.requires_client_certificate());
+    assert_eq!(config.gateway().http.breaker_after, Duration::from_secs(1));
+    assert_eq!((config.spill.max_bytes, config.spill_directory()), (Some(ByteSize::gib(2)), "/var/spill".into()));
     assert_eq!(config.processor(2, true).memory, ByteSize::mib(512));
     assert_eq!(config.compaction.every, Duration::from_secs(60));
     assert_eq!(config.eventlog.disk_budget, ByteSize::gib(2));
@@ -232,6 +238,17 @@ fn the_documented_limits_can_be_set() {
 fn a_limit_of_a_dataset_that_is_not_there_is_refused_by_name() {
     let problem = problem("[datasets.trips]\n[limits.datasets]\ntrisp = { events_per_second = 1 }", &[]);
     assert!(problem.contains("limits.datasets.trisp") && problem.contains("trips"), "{problem}");
+}
+
+#[test]
+fn a_queue_on_disk_needs_kafka_and_some_room() {
+    let brokers = ("LAKEHOSE_KAFKA_BROKERS", "kafka:9092");
+    let config = from("", &[brokers, ("LAKEHOSE_SPILL_MAX_BYTES", "1GiB")], Overrides::default()).unwrap();
+    assert_eq!(config.spill_directory(), Path::new("lakehose-data/spill"));
+    let small = from("[spill]\nmax_bytes = '1MiB'", &[brokers], Overrides::default()).unwrap_err();
+    assert!(format!("{small:#}").contains("16 MiB"), "{small:#}");
+    let embedded = problem("[spill]\nmax_bytes = '1GiB'", &[]);
+    assert!(embedded.contains("spill.max_bytes") && embedded.contains("[kafka] brokers"), "{embedded}");
 }
 
 #[test]

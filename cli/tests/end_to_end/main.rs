@@ -21,6 +21,7 @@ mod foreign_producers;
 mod dead_letters;
 mod deletion;
 mod outage;
+mod spill;
 mod memory;
 mod schema_change;
 mod compaction;
