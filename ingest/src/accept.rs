@@ -119,8 +119,7 @@ impl Gateway {
             return Ok(Report::default());
         }
         let translated = native.as_ref().map_or(0, |native| native.body.len());
-        held.grow(translated + events.len() * EVENT_BYTES)
-            .map_err(|spent| self.refuse_body(dataset, spent.into()))?;
+        held.grow(translated + events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(dataset, spent.into()))?;
         let request = dataset.request(caller, events.len(), body.len());
         self.check_rate(dataset, &request)?;
 
