@@ -14,6 +14,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 pub struct Welcome<'a> {
     pub datasets: &'a [Dataset],
     pub gateway: Option<SocketAddr>,
+    /// Whether who posts must have a key.
+    pub asks_for_keys: bool,
     pub admin: SocketAddr,
     pub log: Option<Place>,
     pub lake: Option<&'a Lake>,
@@ -47,6 +49,9 @@ impl fmt::Display for Welcome<'_> {
         if let Some(gateway) = self.gateway {
             writeln!(f, "\nPost an event:\n")?;
             writeln!(f, "  curl {}/v1/events/{name} -H 'content-type: application/json' \\", url(gateway))?;
+            if self.asks_for_keys {
+                writeln!(f, "       -H 'authorization: Bearer lh_…' \\")?;
+            }
             writeln!(f, "       -d '{{\"device_id\": \"sensor-1\", \"data\": {{\"temp\": 21.5}}}}'")?;
         }
         if let Some(lake) = self.lake {
@@ -95,6 +100,7 @@ mod tests {
         let welcome = Welcome {
             datasets: &datasets,
             gateway: Some("0.0.0.0:41234".parse().unwrap()),
+            asks_for_keys: true,
             admin: "127.0.0.1:9090".parse().unwrap(),
             log: Some(Place::Kafka { brokers: "k:9092".into() }),
             lake: Some(&lake),
@@ -111,6 +117,7 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
         assert!(text.contains(&format!("delta_scan('{table}')")), "{text}");
+        assert!(text.contains("-H 'authorization: Bearer lh_…' \\\n"), "{text}");
     }
 
     #[test]

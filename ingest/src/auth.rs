@@ -17,6 +17,7 @@ pub mod keys;
 mod tokens;
 mod watched;
 mod failure;
+mod trusted;
 mod guessers;
 
 pub use scope::{Devices, Scope};
