@@ -176,7 +176,8 @@ impl Door {
         match tokens.current().verify(token, self.clock.micros().div_euclid(1_000_000)) {
             Ok(Bearer { subject, device }) => {
                 let scope = Scope { datasets: None, devices: Devices::Only(device) };
-                Ok(Caller { ip, name: Some(subject), scope })
+                // No key is called so: a token whose subject is the name of a key is still somebody else.
+                Ok(Caller { ip, name: Some(format!("token:{subject}").into()), scope })
             }
             Err((reason, subject)) => self.refuse(ip, reason, subject.as_deref().map(|subject| (subject, "token"))),
         }

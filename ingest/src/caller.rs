@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(crate) struct Caller {
     /// The address that limits count.
     pub(crate) ip: IpAddr,
-    /// The name of the key, or the subject of the token, that was presented; `None` if none is asked for.
+    /// The name of the key that was presented, or `token:` and the subject of the token; `None` if none is asked for.
     pub(crate) name: Option<Arc<str>>,
     /// What they may post.
     pub(crate) scope: Scope,
