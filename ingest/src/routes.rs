@@ -109,9 +109,10 @@ impl Gateway {
 
     /// Who has sent this head, if they may come in.
     pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Refusal> {
+        let stranger = Caller::of(head);
         match &self.door {
-            None => Ok(Caller::of(head)),
-            Some(door) => Ok(door.caller(head)?),
+            None => Ok(stranger),
+            Some(door) => Ok(door.identify(stranger, head)?),
         }
     }
 
