@@ -183,7 +183,7 @@ pub struct Admin {
     pub admin: Option<ListenAddr>,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Kafka {
     /// Kafka brokers, separated by commas; `up` without any has its log on this machine
     #[arg(long, value_name = "HOST:PORT", env = "LAKEHOSE_KAFKA_BROKERS")]

@@ -14,8 +14,10 @@ mod bare;
 mod processor;
 mod encode;
 mod append;
+mod post;
 mod served;
 mod gateway;
+mod ingest;
 mod visible;
 mod memory;
 mod fragments;
@@ -36,6 +38,7 @@ pub async fn run(args: &Bench, config: &Config) -> anyhow::Result<()> {
         (Some(What::Encode(of)), _) => encode::run(of, args.json).await,
         (Some(What::Log(of)), _) => append::run(of, config, args.json).await,
         (Some(What::Gateway(of)), _) => gateway::run(of, config, args.json).await,
+        (Some(What::Ingest(of)), _) => ingest::run(of, config, args.json).await,
         (Some(What::Visible(of)), _) => visible::run(of, config, args.json).await,
         (Some(What::Compact(of)), _) => compact::run(of, config, args.json).await,
         (Some(What::Queries(of)), _) => queries::run(of, config, args.json).await,

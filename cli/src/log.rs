@@ -54,6 +54,7 @@ pub async fn open(config: &Config, datasets: &[Dataset]) -> anyhow::Result<Arc<d
                 brokers: brokers.clone(),
                 options: config.kafka.options.clone(),
                 group_instance_id: config.kafka.group_instance_id.clone(),
+                transactional_id: config.kafka.transactional_id.clone(),
                 consumer_queue_bytes: fetched_ahead(config, datasets),
                 ..KafkaOptions::default()
             };

@@ -40,6 +40,7 @@ use telemetry::Telemetry;
 
 fn main() -> ExitCode {
     allocator::bound_memory_of_threads();
+    process::raise_file_limit();
     let args = match Args::from_command_line() {
         Ok(args) => args,
         Err(answer) => return answer,

@@ -1,7 +1,18 @@
 //! What the process takes from the machine, under the names that dashboards know.
 
 use metrics::gauge;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
+
+/// Lets the process have as many files and connections open as the system lets it: shells and service managers give 1,024
+/// to begin with, for programs that still use `select`.
+pub fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        // What it has is enough to begin with; a gateway that runs out of files says so.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+}
 
 /// Measures now. Where the system does not tell, a figure is left out.
 pub fn measure() {

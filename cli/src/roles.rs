@@ -111,6 +111,7 @@ impl Surroundings {
         }
         if let (Some(listener), Some(log)) = (self.gateway, self.log.clone()) {
             let deps = ingest::Deps { auth: self.auth, ..ingest::Deps::new(log, self.datasets.clone()) };
+            health.watch("gateway", watch_gateway(deps.condition.clone()));
             let config = config.gateway();
             parts.start(Stage::Gateway, "gateway", |stop| ingest::serve(listener, config, deps, stop));
         }
@@ -163,6 +164,11 @@ fn watch(progress: Arc<Progress>, beside_gateway: bool) -> impl Fn() -> Readines
         Some(reason) if beside_gateway => Readiness::Degraded(reason),
         Some(reason) => Readiness::Unready(reason),
     }
+}
+
+/// A gateway that answers 503 by itself stays in service: by what devices send it finds out when the log is back.
+fn watch_gateway(condition: ingest::Condition) -> impl Fn() -> Readiness {
+    move || condition.trouble().map_or(Readiness::Ready, Readiness::Degraded)
 }
 
 /// As with a processor: only one by itself may say that the process does not get on.

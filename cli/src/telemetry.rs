@@ -22,6 +22,9 @@ pub enum LogFormat {
 const QUIET: &str = "rdkafka=off,eventlog::kafka::context=error,object_store=error,delta_kernel=off,\
                      delta_kernel_default_engine=off,fjall=warn,lsm_tree=warn,hyper=warn,hyper_util=warn";
 
+/// Lines that are written only when they are wanted, so no filter needs to name them.
+const ASKED_FOR: &str = "audit=info";
+
 /// Upper ends of the buckets of `…_seconds` histograms.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Upper ends of the buckets of `…_bytes` histograms.
@@ -42,7 +45,7 @@ impl Telemetry {
         let line = on_terminal.then(status_line);
         let logs = tracing_subscriber::fmt().with_env_filter(filter_of(filter)?).with_writer(Lines(line.clone()));
         let started = match format {
-            LogFormat::Json => logs.json().flatten_event(true).with_current_span(false).try_init(),
+            LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).try_init(),
             LogFormat::Auto | LogFormat::Plain => {
                 let coloured = on_terminal && std::env::var_os("NO_COLOR").is_none();
                 logs.with_ansi(coloured).try_init()
@@ -62,7 +65,7 @@ impl Telemetry {
 fn filter_of(option: Option<&str>) -> anyhow::Result<EnvFilter> {
     let given = option.map(str::to_owned).or_else(|| std::env::var("RUST_LOG").ok()).filter(|given| !given.is_empty());
     let given = given.as_deref().unwrap_or("info");
-    EnvFilter::try_new(format!("{QUIET},{given}"))
+    EnvFilter::try_new(format!("{QUIET},{ASKED_FOR},{given}"))
         .map_err(|err| anyhow!("`{given}` is not a log filter ({err}): use one such as info or info,processor=debug"))
 }
 

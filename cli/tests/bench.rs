@@ -19,6 +19,32 @@ fn figure(measured: &Value, name: &str) -> f64 {
     measured["figures"][name]["value"].as_f64().unwrap_or_else(|| panic!("no figure `{name}` in {measured}"))
 }
 
+/// The figures, as JSON and as a page; a gateway of its own is started for them and ends with them.
+#[test]
+fn simulated_devices_are_all_answered_and_the_page_shows_how_long_they_waited() {
+    let directory = tempfile::tempdir().unwrap();
+    let page = directory.path().join("report.html");
+    let args = ["--devices", "20", "--connections", "60", "--batch", "3", "--seconds", "1", "--loads", "20,50"];
+    let measured = bench(&[&["ingest", "--report", page.to_str().unwrap()], &args[..]].concat());
+    let names: Vec<&str> = measured["steps"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["most", "20 %", "50 %", "all at once"]);
+    for step in measured["steps"].as_array().unwrap() {
+        assert_eq!(step["failed"], 0, "{step}");
+        let [p50, p999] = ["p50", "p99.9"].map(|quantile| step["latency_ms"][quantile].as_f64().unwrap());
+        assert!(p50 > 0.0 && p999 >= p50, "{step}");
+    }
+    assert_eq!(measured["steps"][3]["requests"], 20);
+    let held = &measured["held"];
+    assert_eq!((&held["answered_first"], &held["answered_last"]), (&40.into(), &40.into()), "{held}");
+    assert!(held["bytes_with"].as_u64().unwrap() > 1_000_000, "{held}");
+
+    let written: Value = serde_json::from_slice(&std::fs::read(page.with_extension("json")).unwrap()).unwrap();
+    assert_eq!(written, measured);
+    let page = std::fs::read_to_string(page).unwrap();
+    assert_eq!(page.matches("</svg>").count(), 3);
+    assert!(page.contains("p99.9") && page.contains("all at once"));
+}
+
 fn peers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/bench/peers")
 }

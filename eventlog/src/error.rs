@@ -22,16 +22,24 @@ pub enum AppendError {
     Refused(String),
 }
 
-/// Why [`crate::Exclusive::append`] failed.
+impl AppendError {
+    /// Whether it is about this very record, which is refused however often it comes.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, AppendError::TooLarge { .. } | AppendError::Refused(_))
+    }
+}
+
+/// Why [`crate::Exclusive::append`] or [`crate::Log::append_whole`] failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WholeError {
-    /// Another writer was opened since. What became of these records, that one can find out.
+    /// Another exclusive writer was opened since. What became of these records, that one can find out.
     #[error("another writer has taken over topic {topic}")]
     Superseded { topic: String },
     /// None of the records is in the log, nor will be.
     #[error(transparent)]
     Refused(#[from] AppendError),
-    /// All of them or none are in the log. A writer opened anew finds out.
+    /// All of them or none are in the log. An exclusive writer opened anew finds out; for the others, ids tell when the
+    /// records are appended again.
     #[error("the log does not tell whether it has the records: {reason}")]
     Unknown { reason: String },
 }

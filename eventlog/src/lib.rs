@@ -36,6 +36,19 @@ pub trait Log: Send + Sync + 'static {
         records: Vec<NewRecord>,
     ) -> BoxFuture<'a, Vec<Result<Position, AppendError>>>;
 
+    /// Appends all of the records or none, and tells where each of them is once all are durable. Many callers may do so at
+    /// once, in many processes: unlike [`Log::exclusive`] nobody is shut out. Readers see none of the records before all
+    /// of them can be read. Records of one key keep the order of such calls, if each waits for the answer to the one before.
+    fn append_whole<'a>(
+        &'a self,
+        topic: &'a str,
+        records: Vec<NewRecord>,
+    ) -> BoxFuture<'a, Result<Vec<Position>, WholeError>> {
+        drop(records);
+        let reason = format!("this log cannot append all or nothing to {topic}");
+        Box::pin(std::future::ready(Err(AppendError::Refused(reason).into())))
+    }
+
     /// Joins `group` as a reader of `topic`. Blocking calls on the consumer belong on a thread of their own.
     fn consumer(&self, topic: &str, group: &str) -> Result<Box<dyn Consumer>, LogError>;
 

@@ -3,15 +3,19 @@
 //! A 202 is made in one place, after the log has reported (invariant I1; see `store`).
 
 use crate::answer::{Report, Why};
+use crate::atomic::Options;
+use crate::audit;
 use crate::batch::{self, Batch};
 use crate::body::{Stopped, Upload};
 use crate::caller::Caller;
+use crate::correlation;
 use crate::decode::{self, Form, Malformed};
+use crate::idempotency::Place;
 use crate::limits::Over;
 use crate::pressure::Reservation;
 use crate::refusal::Refusal;
 use crate::routes::{EVENT_BYTES, Gateway, KnownDataset};
-use crate::trace_context::traceparent;
+use crate::trace_context::TraceContext;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::CONTENT_LENGTH;
@@ -19,6 +23,7 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use std::num::NonZeroU32;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use tracing::debug;
 
@@ -27,14 +32,24 @@ pub(crate) async fn events(
     dataset: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
+    let dataset = dataset.ok().map(|Path(name)| name);
+    if !Place::is_named(request.headers()) {
+        return answer(&gateway, dataset, request).await;
+    }
+    // A device that names its request will ask again what became of it, so it goes on when the device is gone.
+    let to_its_end = tokio::spawn(correlation::carried(async move { answer(&gateway, dataset, request).await }));
+    to_its_end.await.unwrap_or_else(|failed| resume_unwind(failed.into_panic()))
+}
+
+async fn answer(gateway: &Gateway, dataset: Option<String>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let mut upload = Upload::new(body);
-    let dataset = dataset.ok().map(|Path(name)| name);
     let outcome = gateway.accept(dataset.as_deref(), &head, &mut upload).await;
     upload.discard();
     match outcome {
         Ok(report) => {
             gateway.metrics.accepted();
+            audit::note(|line| line.report(&report));
             report.into_response()
         }
         Err(refusal) => refusal.into_response(),
@@ -45,6 +60,7 @@ pub(crate) async fn events(
 struct Posting<'a> {
     dataset: &'a KnownDataset,
     caller: Caller,
+    options: Options,
     form: Form,
     head: &'a Parts,
 }
@@ -52,25 +68,48 @@ struct Posting<'a> {
 impl Gateway {
     async fn accept(&self, dataset: Option<&str>, head: &Parts, upload: &mut Upload) -> Result<Report, Refusal> {
         let caller = self.caller(head)?;
+        audit::note(|line| line.caller(&caller));
         let dataset = self.dataset(dataset, &caller.scope)?;
+        audit::note(|line| line.dataset(&dataset.name));
+        let options = Options::of(head)?;
         let form = Form::of(&head.headers)?;
         if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
             return Err(self.refuse_body(Stopped::TooLarge));
         }
-        self.check_log()?;
+        let place = self.place(head, &caller, dataset)?;
+        if !place.is_some_and(|place| self.has_answered(&place)) {
+            self.check_log(dataset)?;
+        }
 
         let mut held = self.budget.reserve();
         let body = upload.read(self.max_body, self.body_timeout, &mut held).await;
         let body = body.map_err(|stopped| self.refuse_body(stopped))?;
         self.metrics.body_read(body.len());
+        audit::note(|line| line.body(body.len()));
 
-        self.take(&Posting { dataset, caller, form, head }, &body, held).await
+        let posting = Posting { dataset, caller, options, form, head };
+        match place.map(|place| place.with_body(head, form, &body)) {
+            None => self.take(&posting, &body, held, None).await,
+            Some(key) => self.once(key, async |rest| self.take(&posting, &body, held, rest).await).await,
+        }
     }
 
-    /// A body that is here: cut, counted against the limits, measured event by event, stored.
-    async fn take(&self, posting: &Posting<'_>, body: &Bytes, mut held: Reservation) -> Result<Report, Refusal> {
-        let Posting { dataset, caller, form, head } = posting;
-        let events = decode::frame(*form, body, self.max_events).map_err(|malformed| self.refuse_form(malformed))?;
+    /// A body that is here: cut, counted against the limits, measured event by event, stored. Of a body that was here
+    /// before, the `rest`.
+    async fn take(
+        &self,
+        posting: &Posting<'_>,
+        body: &Bytes,
+        mut held: Reservation,
+        rest: Option<Vec<u32>>,
+    ) -> Result<Report, Refusal> {
+        let Posting { dataset, caller, options, form, head } = posting;
+        let mut events =
+            decode::frame(*form, body, self.max_events).map_err(|malformed| self.refuse_form(malformed))?;
+        if let Some(rest) = rest {
+            events = rest.iter().map(|index| events[*index as usize]).collect();
+        }
+        audit::note(|line| line.events(events.len()));
         held.grow(events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(spent.into()))?;
         self.check_rate(dataset, caller, events.len())?;
 
@@ -80,15 +119,20 @@ impl Gateway {
             now: self.clock.micros(),
             max_age: dataset.max_age,
             max_ahead: dataset.max_ahead,
-            traceparent: traceparent(&head.headers),
+            trace: head.extensions.get().map(TraceContext::headers).unwrap_or_default(),
         };
-        let Batch { records, indexes, mut report, held_back } = batch::sort_out(body, &events, &rules);
-
-        if report.has(Why::DeviceNotAllowed) {
+        let batch = batch::sort_out(body, &events, &rules);
+        if batch.report.has(Why::DeviceNotAllowed) {
             debug!(ip = %caller.ip, key = caller.name.as_deref(), dataset = dataset.name, "device is not the caller's");
         }
-        let outcomes = self.append(dataset, records).await;
-        let retry_after = self.settle(&mut report, &events, &indexes, outcomes);
+        if options.atomic {
+            return self.store_whole(dataset, &events, batch, held).await;
+        }
+        let Batch { records, indexes, mut report, held_back } = batch;
+
+        let held = Arc::new(held);
+        let outcomes = self.append(dataset, records, &held).await;
+        let retry_after = self.settle(dataset, &mut report, &events, &indexes, outcomes);
         dataset.metrics.decided(&report);
         if report.accepted == 0 {
             return Err(Refusal::nothing_accepted(report, held_back, retry_after));

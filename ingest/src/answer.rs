@@ -4,13 +4,17 @@
 //! first [`DETAILED`] carry `id` and `detail`, to bound the size of the answer to a body of nothing but mistakes.
 
 use crate::decode::shorten;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lake::event::{Invalid, Reason};
 use serde::{Serialize, Serializer};
 
 /// Rejections that carry `id` and `detail`.
 pub(crate) const DETAILED: usize = 1_000;
+
+/// Tells that an answer is an earlier one.
+pub(crate) const REPLAYED: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
 
 /// The body of a 202, and part of the refusal when nothing was accepted.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -20,6 +24,9 @@ pub(crate) struct Report {
     /// Events that repeat the `device_id` and `id` of an earlier one in the same request; not stored again.
     pub(crate) duplicates: usize,
     pub(crate) rejected: Vec<Rejection>,
+    /// It is the answer to an earlier request of the same idempotency key.
+    #[serde(skip)]
+    pub(crate) replayed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -43,16 +50,27 @@ pub(crate) enum Why {
     DeviceNotAllowed,
     /// Its device is over its limit: send it again later.
     RateLimited,
+    /// Others of its batch could not be stored, and the batch was to be stored whole. Never listed, only counted.
+    NotWhole,
     /// The log did not take it, or did not say so: send it again.
     LogUnavailable,
 }
 
 impl Why {
+    /// Whether it would be the same if the event came again.
+    pub(crate) fn is_final(self) -> bool {
+        match self {
+            Why::Invalid(_) | Why::DeviceNotAllowed => true,
+            Why::RateLimited | Why::NotWhole | Why::LogUnavailable => false,
+        }
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Why::Invalid(reason) => reason.as_str(),
             Why::DeviceNotAllowed => "device_not_allowed",
             Why::RateLimited => "rate_limited",
+            Why::NotWhole => "not_whole",
             Why::LogUnavailable => "log_unavailable",
         }
     }
@@ -97,7 +115,9 @@ impl IntoResponse for Report {
     fn into_response(self) -> Response {
         // Strings and numbers always serialize; an empty body would still not claim that events were refused.
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+        let mut response = (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+        response.headers_mut().extend(self.replayed.then_some(REPLAYED));
+        response
     }
 }
 

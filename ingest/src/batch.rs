@@ -29,8 +29,8 @@ pub(crate) struct Rules<'a> {
     /// Oldest and furthest `time` allowed, in microseconds from now.
     pub(crate) max_age: i64,
     pub(crate) max_ahead: i64,
-    /// Passed on to every record.
-    pub(crate) traceparent: Option<Bytes>,
+    /// Headers of every record, for who follows a trace.
+    pub(crate) trace: Vec<(&'static str, Bytes)>,
 }
 
 /// The events of a request, sorted out.
@@ -87,7 +87,7 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
             }
             continue;
         }
-        batch.records.push(record(body, text, event, &received_at, rules.traceparent.as_ref()));
+        batch.records.push(record(body, text, event, &received_at, &rules.trace));
         batch.indexes.push(index);
     }
     batch
@@ -97,15 +97,21 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
 ///
 /// `id` is the event's, or a new UUIDv7 (which cannot recognise a repetition). `received_at` is in microseconds since
 /// the epoch, as decimal digits.
-fn record(body: &Bytes, text: &str, event: Event<'_>, received_at: &Bytes, traceparent: Option<&Bytes>) -> NewRecord {
+fn record(
+    body: &Bytes,
+    text: &str,
+    event: Event<'_>,
+    received_at: &Bytes,
+    trace: &[(&'static str, Bytes)],
+) -> NewRecord {
     let id = match event.id {
         Some(id) => share(body, id),
         None => Bytes::copy_from_slice(Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes()),
     };
-    let mut headers = Vec::with_capacity(2 + usize::from(traceparent.is_some()));
+    let mut headers = Vec::with_capacity(2 + trace.len());
     headers.push(("id", id));
     headers.push(("received_at", received_at.clone()));
-    headers.extend(traceparent.map(|value| ("traceparent", value.clone())));
+    headers.extend_from_slice(trace);
     NewRecord { key: share(body, event.device_id), value: body.slice_ref(text.as_bytes()), headers }
 }
 
@@ -126,6 +132,17 @@ impl<'a> Seen<'a> {
         let Some(id) = &event.id else { return false };
         !self.0.insert((event.device_id.clone(), id.clone()))
     }
+}
+
+/// The most events that one device has in a request, those left aside that repeat others.
+pub(crate) fn most_of_one_device(events: &[&str]) -> u32 {
+    let (mut seen, mut counts) = (Seen::default(), HashMap::new());
+    for event in events.iter().filter_map(|text| Event::parse(text.as_bytes()).ok()) {
+        if !seen.before(&event) {
+            *counts.entry(event.device_id).or_default() += 1;
+        }
+    }
+    counts.into_values().max().unwrap_or(0)
 }
 
 /// The devices of a request that are over their limit, with the first refusal and how many followed it.

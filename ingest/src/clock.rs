@@ -4,7 +4,7 @@
 
 use governor::clock::FakeRelativeClock;
 use governor::nanos::Nanos;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The gateway's clock.
 #[derive(Debug, Clone)]
@@ -38,6 +38,13 @@ impl Clock {
                 start_micros + (governor::clock::Clock::now(clock).as_u64() / 1_000) as i64
             }
         }
+    }
+}
+
+impl Clock {
+    /// Time since some moment, which never goes back.
+    pub(crate) fn elapsed(&self) -> Duration {
+        Duration::from_nanos(governor::clock::Clock::now(self).as_u64())
     }
 }
 

@@ -42,9 +42,24 @@ pub struct Http {
     /// the log usually says itself what became of them.
     #[serde(with = "humantime_serde")]
     pub append_timeout: Duration,
+    /// With an append unanswered for so long, or several failed in a row, requests are answered 503 at once, until the log
+    /// answers again. Datasets of low priority are refused at half of it, those of normal priority at three quarters.
+    #[serde(with = "humantime_serde")]
+    pub breaker_after: Duration,
+    /// How long the answer to a request with an `Idempotency-Key` is remembered for who sends it again. 0s: such headers
+    /// are ignored.
+    #[serde(with = "humantime_serde")]
+    pub idempotency_window: Duration,
+    /// Most bytes of remembered answers; beyond it the oldest are forgotten early. A usual one takes 200 bytes.
+    pub idempotency_memory: ByteSize,
+    /// Longest wait for a request of the same key that is still under way.
+    #[serde(with = "humantime_serde")]
+    pub idempotency_wait: Duration,
     /// At shutdown, requests under way may take this long to finish.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// A log line for each request: who posted, where to, how many events, and what became of them.
+    pub audit: bool,
 }
 
 impl Default for Http {
@@ -58,7 +73,12 @@ impl Default for Http {
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             append_timeout: Duration::from_secs(35),
+            breaker_after: Duration::from_secs(2),
+            idempotency_window: Duration::from_secs(2 * 3600),
+            idempotency_memory: ByteSize::mib(64),
+            idempotency_wait: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(40),
+            audit: false,
         }
     }
 }
@@ -163,6 +183,12 @@ impl Config {
         if max_connections == 0 {
             return invalid("max_connections", "must be at least 1");
         }
+        if self.http.idempotency_memory < ByteSize::mib(1) {
+            return invalid(
+                "idempotency_memory",
+                "must be at least 1MiB; `idempotency_window = \"0s\"` switches idempotency keys off",
+            );
+        }
         if !(1..=1 << 28).contains(&self.limits.max_keys) {
             return invalid("max_keys", "must be between 1 and 268435456");
         }
@@ -171,6 +197,7 @@ impl Config {
             ("idle_timeout", self.http.idle_timeout),
             ("body_timeout", self.http.body_timeout),
             ("append_timeout", self.http.append_timeout),
+            ("breaker_after", self.http.breaker_after),
         ] {
             if timeout.is_zero() {
                 return invalid(field, "must be longer than 0s");
@@ -223,5 +250,14 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         config.http.max_in_flight = ByteSize::kib(1);
         assert_eq!(config.check().unwrap_err().field, "max_in_flight");
+    }
+
+    #[test]
+    fn refuses_a_memory_that_no_large_answer_fits_in() {
+        let mut config = Config::default();
+        config.http.idempotency_memory = ByteSize::kib(1_023);
+        assert_eq!(config.check().unwrap_err().field, "idempotency_memory");
+        config.http.idempotency_memory = ByteSize::mib(1);
+        assert_eq!(config.check(), Ok(()));
     }
 }

@@ -3,41 +3,53 @@
 //! # Life of a request
 //!
 //! 1. [`serve`](mod@serve) takes the connection; [`routes`] is the whole URL space on one screen.
-//! 2. [`accept`] is the order of things for `POST /v1/events/{dataset}`. Before everything else [`auth`] asks who it is
-//!    and what they may post; then what costs nothing: the dataset, the content type, the length, whether the log is up.
-//! 3. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
+//! 2. [`correlation`] gives it the names under which it is found again, and [`audit`] its line in the log.
+//! 3. [`accept`] is the order of things for `POST /v1/events/{dataset}`. Before everything else [`auth`] asks who it is
+//!    and what they may post; then what costs nothing: the dataset, the content type, the length, whether the log takes
+//!    events ([`breaker`]).
+//! 4. [`body`] reads the body under three bounds: its size, its time, and the bytes of all requests under way
 //!    ([`pressure`]).
-//! 4. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
+//!    A request that names itself with an `Idempotency-Key` is run once ([`idempotency`]).
+//! 5. [`decode`] cuts it into the texts of single events. Now their number is known, and [`limits`] answers for the
 //!    address and for the gateway as a whole.
-//! 5. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
+//! 6. [`batch`] measures each event by `lake::event` and by its device's limit. One bad event does not refuse the
 //!    others; records share the bytes of the body.
-//! 6. [`store`] hands them to the log. Only what it reports as durable is counted as accepted (invariant I1), and
+//!    With `?atomic=true` it does ([`atomic`]).
+//! 7. [`store`] hands them to the log. Only what it reports as durable is counted as accepted (invariant I1), and
 //!    [`answer`] says per event what became of it.
 //!
 //! Everything else is a [`refusal`]: every way to say no, and one table from there to HTTP.
 //!
-//! Compression, CloudEvents and idempotency keys belong between steps 2 and 4; they are not here yet.
+//! Compression and CloudEvents belong between steps 3 and 5; they are not here yet.
 
 mod config;
 mod clock;
 mod serve;
 mod routes;
+mod correlation;
+mod trace_context;
+mod audit;
 mod accept;
 pub mod auth;
 mod caller;
 mod pressure;
+mod breaker;
 mod body;
+mod idempotency;
 mod decode;
 mod limits;
 mod key_table;
 mod batch;
-mod trace_context;
 mod store;
+mod atomic;
+mod detached;
 mod answer;
+mod condition;
 mod refusal;
 pub mod metrics;
 
 pub use clock::Clock;
+pub use condition::Condition;
 pub use config::{Config, ConfigError, Http, Limit, Limits};
 pub use routes::{Deps, router};
 pub use serve::serve;

@@ -18,12 +18,20 @@ const REQUESTS: &str = "lakehose_ingest_requests_total";
 const REQUESTS_REFUSED: &str = "lakehose_ingest_requests_refused_total";
 const BODY_BYTES: &str = "lakehose_ingest_body_bytes_total";
 const APPEND_SECONDS: &str = "lakehose_ingest_append_seconds";
+const BREAKER_OPEN: &str = "lakehose_ingest_breaker_open";
+const OLDEST_APPEND: &str = "lakehose_ingest_oldest_append_seconds";
+const HELD_BACK: &str = "lakehose_ingest_breaker_refused_total";
 const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
 const CONNECTIONS: &str = "lakehose_ingest_connections";
 const AUTHENTICATION_FAILURES: &str = "lakehose_ingest_authentication_failures_total";
 const CREDENTIALS_RELOADED: &str = "lakehose_ingest_credentials_reloads_total";
 const CREDENTIALS_STALE: &str = "lakehose_ingest_credentials_stale";
 const LIMITER_BUSY: &str = "lakehose_ingest_limiter_busy_ratio";
+const KEYED: &str = "lakehose_ingest_idempotency_requests_total";
+const KEYS: &str = "lakehose_ingest_idempotency_keys";
+const KEY_BYTES: &str = "lakehose_ingest_idempotency_bytes";
+const KEYS_EVICTED: &str = "lakehose_ingest_idempotency_evicted_total";
+const KEYS_EVICTED_AGE: &str = "lakehose_ingest_idempotency_evicted_age_seconds";
 
 /// Tells the recorder what each series means.
 pub fn describe() {
@@ -38,6 +46,9 @@ pub fn describe() {
         Unit::Seconds,
         "Time that the log took to make the events of a request durable"
     );
+    describe_gauge!(BREAKER_OPEN, "1 while a dataset's requests are answered 503 at once, for its log does not answer");
+    describe_gauge!(OLDEST_APPEND, Unit::Seconds, "How long the oldest append has been waiting for the log");
+    describe_counter!(HELD_BACK, "Requests refused before their body was read, with the breaker open or the log slow");
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
     describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
     describe_counter!(AUTHENTICATION_FAILURES, "Requests without good credentials, by reason");
@@ -50,6 +61,18 @@ pub fn describe() {
         "1 while the file (keys, jwks) cannot be used and what it was before is in force"
     );
     describe_gauge!(LIMITER_BUSY, "Share of a limiter's cells in use: above 0.3, raise max_keys");
+    describe_counter!(
+        KEYED,
+        "Requests with an Idempotency-Key: first of their key, replayed, resumed, with other_body, or in_use for too long"
+    );
+    describe_gauge!(KEYS, "Idempotency keys that are remembered");
+    describe_gauge!(KEY_BYTES, Unit::Bytes, "Bytes that they take, of idempotency_memory");
+    describe_counter!(KEYS_EVICTED, "Idempotency keys forgotten before their time: idempotency_memory is spent");
+    describe_gauge!(
+        KEYS_EVICTED_AGE,
+        Unit::Seconds,
+        "Age of the key that was forgotten last before its time: how long keys are remembered now"
+    );
 }
 
 /// Series of the gateway as a whole.
@@ -81,6 +104,13 @@ impl GatewayMetrics {
     }
 }
 
+/// Why the log is spared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Held {
+    Open,
+    Slow,
+}
+
 /// Series of one dataset.
 pub(crate) struct DatasetMetrics {
     dataset: Arc<str>,
@@ -106,6 +136,20 @@ impl DatasetMetrics {
         for run in report.rejected.chunk_by(|a, b| a.reason == b.reason) {
             self.refused(run[0].reason, run.len());
         }
+    }
+
+    /// A request refused to spare the log.
+    pub(crate) fn held_back(&self, why: Held) {
+        let why = match why {
+            Held::Open => "open",
+            Held::Slow => "slow",
+        };
+        counter!(HELD_BACK, "dataset" => Arc::clone(&self.dataset), "why" => why).increment(1);
+    }
+
+    pub(crate) fn breaker(&self, is_open: bool, oldest: Duration) {
+        gauge!(BREAKER_OPEN, "dataset" => Arc::clone(&self.dataset)).set(f64::from(u8::from(is_open)));
+        gauge!(OLDEST_APPEND, "dataset" => Arc::clone(&self.dataset)).set(oldest.as_secs_f64());
     }
 
     /// Events refused before they were looked at.
@@ -145,4 +189,18 @@ pub(crate) fn connections(open: usize) {
 
 pub(crate) fn limiter_busy(limit: &'static str, ratio: f64) {
     gauge!(LIMITER_BUSY, "limit" => limit).set(ratio);
+}
+
+pub(crate) fn idempotency(outcome: &'static str) {
+    counter!(KEYED, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn idempotency_memory(keys: usize, bytes: usize) {
+    gauge!(KEYS).set(keys as f64);
+    gauge!(KEY_BYTES).set(bytes as f64);
+}
+
+pub(crate) fn idempotency_evicted(age: Duration) {
+    counter!(KEYS_EVICTED).increment(1);
+    gauge!(KEYS_EVICTED_AGE).set(age.as_secs_f64());
 }

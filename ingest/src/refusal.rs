@@ -4,11 +4,15 @@
 //! table below, which programs may rely on; `detail` is for people. When the events of a request were looked at and none
 //! was accepted, the members of a 202 (`accepted`, `duplicates`, `rejected`) stand beside them.
 
-use crate::answer::{Report, Why};
+use crate::answer::{REPLAYED, Report, Why};
+use crate::audit;
 use crate::auth::Denied;
+use crate::correlation;
 use crate::decode::{ACCEPTED, Malformed, Unsupported};
+use crate::idempotency::BadKey;
 use crate::limits::{Exceeded, Over, Scope};
 use crate::metrics;
+use axum::Extension;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -37,10 +41,17 @@ pub(crate) enum Refusal {
         known: String,
     },
     WrongMethod,
+    /// A parameter of the query has a value that means nothing.
+    BadQuery,
     Unsupported(Unsupported),
     Malformed(Malformed),
     /// None of the events is valid.
     Invalid(Box<Report>),
+    /// Some events keep a batch out that was to be stored whole; if only a limit stands in the way, that passes.
+    NotWhole {
+        report: Box<Report>,
+        exceeded: Option<Exceeded>,
+    },
     BodyTooLarge {
         max: u64,
     },
@@ -53,6 +64,13 @@ pub(crate) enum Refusal {
     },
     BodyTooSlow,
     BodyBroken,
+    BadKey(BadKey),
+    /// The key came before, with another body.
+    KeyReused,
+    /// The request that has the key goes on.
+    KeyInUse {
+        retry_after: Duration,
+    },
     RateLimited {
         exceeded: Exceeded,
         report: Option<Box<Report>>,
@@ -123,6 +141,12 @@ impl Refusal {
                 "This method is not allowed here",
                 "the header Allow names the methods that are".into(),
             ),
+            BadQuery => row(
+                StatusCode::BAD_REQUEST,
+                "bad-query",
+                "The query is not understood",
+                "`atomic` may be true or false, once".into(),
+            ),
             Unsupported(unsupported) => row(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
@@ -140,6 +164,23 @@ impl Refusal {
                 "nothing-accepted",
                 "No event was accepted",
                 "`rejected` says why, event by event".into(),
+            ),
+            NotWhole { exceeded: None, .. } => row(
+                StatusCode::BAD_REQUEST,
+                "atomic-batch-refused",
+                "No event was stored, because some could not be",
+                "`rejected` names the events that keep the batch out and why; send it again without them, or corrected"
+                    .into(),
+            ),
+            NotWhole { exceeded: Some(exceeded), .. } => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "atomic-batch-refused",
+                "No event was stored, because some come too soon",
+                format!(
+                    "the limit {} is used up; send the whole batch again in {} s",
+                    exceeded.scope.as_str(),
+                    whole_seconds(exceeded.wait)
+                ),
             ),
             BodyTooLarge { max } => row(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -173,6 +214,24 @@ impl Refusal {
                 "broken-body",
                 "The body could not be read to its end",
                 "the connection broke, or the body is not framed as HTTP demands".into(),
+            ),
+            BadKey(bad) => row(
+                StatusCode::BAD_REQUEST,
+                "invalid-idempotency-key",
+                "This is no idempotency key",
+                bad_key_detail(*bad).into(),
+            ),
+            KeyReused => row(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "This idempotency key came with another body before",
+                "nothing was stored; send each body under a key of its own".into(),
+            ),
+            KeyInUse { retry_after } => row(
+                StatusCode::CONFLICT,
+                "idempotency-key-in-use",
+                "A request of this idempotency key is still under way",
+                format!("ask again in {} s, with the same key", whole_seconds(*retry_after)),
             ),
             RateLimited { exceeded, .. } => row(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -208,9 +267,11 @@ impl Refusal {
         }
     }
 
-    fn report(&self) -> Option<&Report> {
+    pub(crate) fn report(&self) -> Option<&Report> {
         match self {
-            Refusal::Invalid(report) | Refusal::DevicesNotAllowed(report) => Some(report),
+            Refusal::Invalid(report) | Refusal::DevicesNotAllowed(report) | Refusal::NotWhole { report, .. } => {
+                Some(report)
+            }
             Refusal::RateLimited { report, .. } | Refusal::LogUnavailable { report, .. } => report.as_deref(),
             _ => None,
         }
@@ -219,7 +280,7 @@ impl Refusal {
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         match self {
-            Refusal::RateLimited { exceeded, .. } => {
+            Refusal::RateLimited { exceeded, .. } | Refusal::NotWhole { exceeded: Some(exceeded), .. } => {
                 headers.insert(RETRY_AFTER, whole_seconds(exceeded.wait).into());
                 rate_limit_headers(exceeded, &mut headers);
             }
@@ -232,12 +293,14 @@ impl Refusal {
             }
             Refusal::TooManyGuesses { retry_after }
             | Refusal::Busy { retry_after }
-            | Refusal::LogUnavailable { retry_after, .. } => {
+            | Refusal::LogUnavailable { retry_after, .. }
+            | Refusal::KeyInUse { retry_after } => {
                 headers.insert(RETRY_AFTER, whole_seconds(*retry_after).into());
             }
             Refusal::Unsupported(Unsupported::ContentEncoding(_)) => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
+            Refusal::Invalid(report) => headers.extend(report.replayed.then_some(REPLAYED)),
             Refusal::BodyTooSlow | Refusal::BodyBroken => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -288,16 +351,21 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Row { status, name, title, detail } = self.row();
         metrics::refused(status, name);
+        if let Some(report) = self.report() {
+            audit::note(|line| line.report(report));
+        }
         let problem = Problem {
             kind: format!("urn:lakehose:problem:{name}"),
             title,
             status: status.as_u16(),
             detail,
+            request_id: correlation::current_id(),
             report: self.report(),
         };
         // Strings and numbers always serialize; without a body the status still tells the truth.
         let body = serde_json::to_vec(&problem).unwrap_or_default();
-        (status, [(CONTENT_TYPE, "application/problem+json")], self.headers(), body).into_response()
+        let content_type = [(CONTENT_TYPE, "application/problem+json")];
+        (status, content_type, self.headers(), Extension(audit::Problem(name)), body).into_response()
     }
 }
 
@@ -308,6 +376,8 @@ struct Problem<'a> {
     title: &'static str,
     status: u16,
     detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     report: Option<&'a Report>,
 }
@@ -321,6 +391,13 @@ fn unsupported_detail(unsupported: &Unsupported) -> String {
             format!("`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8")
         }
         Unsupported::ContentEncoding(found) => format!("`{found}` is not understood; send the body as it is"),
+    }
+}
+
+fn bad_key_detail(bad: BadKey) -> &'static str {
+    match bad {
+        BadKey::Several => "a request may have one Idempotency-Key",
+        BadKey::Form => "an Idempotency-Key is a string in double quotes, of 1 to 256 visible characters",
     }
 }
 

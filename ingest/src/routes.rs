@@ -2,21 +2,26 @@
 
 use crate::accept;
 use crate::auth::{Auth, Door, Scope};
+use crate::breaker::Breaker;
 use crate::caller::Caller;
 use crate::clock::Clock;
+use crate::condition::Condition;
 use crate::config::Config;
+use crate::correlation;
 use crate::decode::ACCEPTED;
+use crate::idempotency::Idempotency;
 use crate::limits::Limits;
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
 use crate::refusal::Refusal;
 use axum::extract::State;
 use axum::http::request::Parts;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use eventlog::Log;
-use lake::dataset::Dataset;
+use lake::dataset::{Dataset, Priority};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +35,8 @@ pub struct Deps {
     /// The topics must exist: the gateway does not create them.
     pub datasets: Vec<Dataset>,
     pub clock: Clock,
+    /// Through it the caller sees how the gateway does.
+    pub condition: Condition,
     /// Who may post; `None`: everybody.
     pub auth: Option<Arc<Auth>>,
 }
@@ -37,7 +44,7 @@ pub struct Deps {
 impl Deps {
     /// With the machine's clock, for everybody.
     pub fn new(log: Arc<dyn Log>, datasets: Vec<Dataset>) -> Deps {
-        Deps { log, datasets, clock: Clock::system(), auth: None }
+        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), auth: None }
     }
 }
 
@@ -53,6 +60,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
         .fallback(async || Refusal::NoSuchPath)
         .method_not_allowed_fallback(async || Refusal::WrongMethod)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&gateway), correlation::around))
         .with_state(gateway)
 }
 
@@ -68,6 +76,8 @@ pub(crate) struct Gateway {
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
     pub(crate) outage: Outage,
+    pub(crate) audit: bool,
+    pub(crate) idempotency: Idempotency,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -77,6 +87,9 @@ pub(crate) struct KnownDataset {
     pub(crate) name: String,
     pub(crate) max_age: i64,
     pub(crate) max_ahead: i64,
+    pub(crate) priority: Priority,
+    pub(crate) breaker: Arc<Breaker>,
+    pub(crate) outage: Outage,
     pub(crate) metrics: DatasetMetrics,
 }
 
@@ -91,20 +104,25 @@ impl Gateway {
         // A body takes at most one half (`Config::check`) and its events the other, so on an idle gateway every
         // request within its bounds fits.
         let room_for_events = (max_in_flight / 2 / EVENT_BYTES).max(1);
-        Arc::new(Gateway {
+        let known = |dataset: &Dataset| (dataset.name.clone(), KnownDataset::new(dataset, http.breaker_after));
+        let gateway = Arc::new(Gateway {
             max_body: size(http.max_body),
             max_events: (http.max_events as usize).min(room_for_events),
             body_timeout: http.body_timeout,
             append_timeout: http.append_timeout,
             log: deps.log,
-            datasets: deps.datasets.iter().map(|dataset| (dataset.name.clone(), KnownDataset::new(dataset))).collect(),
+            datasets: deps.datasets.iter().map(known).collect(),
             door: deps.auth.map(|auth| Door::new(auth, &deps.clock)),
             limits: Limits::new(limits, &deps.clock),
             budget: Budget::new(max_in_flight),
             outage: Outage::new(),
+            audit: http.audit,
+            idempotency: Idempotency::new(http),
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
-        })
+        });
+        deps.condition.watch(&gateway);
+        gateway
     }
 
     /// Who has sent this head, if they may come in.
@@ -138,16 +156,25 @@ impl Gateway {
     pub(crate) fn measure(&self) {
         metrics::in_flight(self.budget.used());
         self.limits.measure();
+        let now = self.clock.elapsed();
+        for dataset in self.datasets.values() {
+            let breaker = &dataset.breaker;
+            dataset.metrics.breaker(breaker.is_open(now), breaker.facts().waited(now));
+        }
+        self.idempotency.measure(&self.clock);
     }
 }
 
 impl KnownDataset {
-    fn new(dataset: &Dataset) -> KnownDataset {
+    fn new(dataset: &Dataset, breaker_after: Duration) -> KnownDataset {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         KnownDataset {
             name: dataset.name.clone(),
             max_age: micros(dataset.spec.max_age),
             max_ahead: micros(dataset.spec.max_ahead),
+            priority: dataset.spec.priority,
+            breaker: Breaker::new(breaker_after),
+            outage: Outage::new(),
             metrics: DatasetMetrics::new(&dataset.name),
         }
     }

@@ -1,6 +1,14 @@
 //! What devices can rely on: every answer of the gateway, over its routes and a log in memory.
 
 mod support;
+#[path = "http_contract/atomic.rs"]
+mod atomic;
+#[path = "http_contract/correlation.rs"]
+mod correlation;
+#[path = "http_contract/pressure.rs"]
+mod pressure;
+#[path = "http_contract/idempotency.rs"]
+mod idempotency;
 
 #[path = "http_contract/auth.rs"]
 mod auth;
@@ -61,18 +69,13 @@ mod bodies {
         let gateway = gateway(Config::default());
         let event =
             "{ \"device_id\" : \"s\\u00e9nsor-\u{1f321}\",\"id\":\"e-1\", \"n\": 1.000000000000000000000000001 }";
-        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let mut request = post("application/json", Body::from(format!("[{event}]")));
-        request.headers_mut().insert("traceparent", trace.parse().unwrap());
-        assert_eq!(gateway.send(request).await.status, 202);
+        assert_eq!(gateway.json(format!("[{event}]")).await.status, 202);
 
         let (topic, record) = gateway.log.last();
         assert_eq!(topic, "events");
         assert_eq!(record.value, event);
         assert_eq!(record.key, "s\u{e9}nsor-\u{1f321}");
-        let expected =
-            [("id", Bytes::from("e-1")), ("received_at", NOW.to_string().into()), ("traceparent", trace.into())];
-        assert_eq!(record.headers, expected);
+        assert_eq!(record.headers, [("id", Bytes::from("e-1")), ("received_at", NOW.to_string().into())]);
     }
 
     #[tokio::test]
@@ -89,15 +92,6 @@ mod bodies {
             .collect();
         assert_ne!(ids[0], ids[1]);
         assert!(ids.iter().all(|id| id.len() == 36 && id.as_bytes()[14] == b'7'), "{ids:?}");
-    }
-
-    #[tokio::test]
-    async fn a_broken_traceparent_is_not_passed_on() {
-        let gateway = gateway(Config::default());
-        let mut request = post("application/json", Body::from(array("a", 1)));
-        request.headers_mut().insert("traceparent", "00-0-0-zz".parse().unwrap());
-        assert_eq!(gateway.send(request).await.status, 202);
-        assert!(gateway.log.last().1.headers.iter().all(|(name, _)| *name != "traceparent"));
     }
 
     #[tokio::test]

@@ -52,6 +52,8 @@ pub struct DatasetSpec {
     /// Furthest `time` in the future that the gateway accepts.
     #[serde(with = "humantime_serde")]
     pub max_ahead: Duration,
+    /// Who goes first when the gateway cannot take everything.
+    pub priority: Priority,
 }
 
 impl Default for DatasetSpec {
@@ -64,6 +66,27 @@ impl Default for DatasetSpec {
             dedup_window: Duration::from_secs(10 * 60),
             max_age: Duration::from_secs(7 * 24 * 3600),
             max_ahead: Duration::from_secs(3600),
+            priority: Priority::default(),
+        }
+    }
+}
+
+/// Under pressure the gateway refuses events of the lower class first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
+impl Priority {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Priority::Low => "low",
+            Priority::Normal => "normal",
+            Priority::High => "high",
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::config::Config;
 use anyhow::Context;
 use bytes::Bytes;
 use chrono::Utc;
-use eventlog::{AppendError, Log, NewRecord, Position};
+use eventlog::{Log, NewRecord};
 use lake::dataset::DatasetSpec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,9 +21,31 @@ use tokio::time::MissedTickBehavior;
 
 /// Callers that append at the same time, for the log to put their groups together.
 const CALLERS: usize = 8;
-const GROUP: usize = 1_000;
 /// Events a second at which latency is measured.
 const RATE: u64 = 50_000;
+
+/// How an append is made.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// Each record for itself.
+    Plain,
+    /// All records or none, as for `?atomic=true`.
+    Whole,
+}
+
+impl Way {
+    async fn append(self, log: &Arc<dyn Log>, topic: &str, records: Vec<NewRecord>) -> anyhow::Result<u64> {
+        const APPEND: &str = "append to the log";
+        let positions = match self {
+            Way::Plain => {
+                let fates = log.append(topic, records).await;
+                fates.into_iter().collect::<Result<Vec<_>, _>>().context(APPEND)?
+            }
+            Way::Whole => log.append_whole(topic, records).await.context(APPEND)?,
+        };
+        Ok(positions.len() as u64)
+    }
+}
 
 pub async fn run(args: &args::Log, config: &Config, as_json: bool) -> anyhow::Result<()> {
     let scratch = Scratch::new(config, args.place.directory.as_deref(), DatasetSpec::default())?;
@@ -32,20 +54,33 @@ pub async fn run(args: &args::Log, config: &Config, as_json: bool) -> anyhow::Re
     let log = crate::log::open(&scratch.config, std::slice::from_ref(&scratch.dataset)).await?;
     let topic = scratch.dataset.name.as_str();
 
-    let (began, cpu) = (Instant::now(), process_cpu());
-    let written = append(&log, topic, began + took).await?;
-    let (wall, cpu) = (began.elapsed(), process_cpu() - cpu);
-    figures.add("append, groups of 1,000", written as f64 / wall.as_secs_f64(), "events/s, durable");
-    figures.add_cost("append, groups of 1,000: CPU", cpu, written);
+    let mut all = 0;
+    for (group, way, rate, cost) in [
+        (1_000, Way::Plain, "append, groups of 1,000", "append, groups of 1,000: CPU"),
+        (100, Way::Plain, "append, groups of 100", "append, groups of 100: CPU"),
+        (100, Way::Whole, "append, groups of 100, all or none", "append, groups of 100, all or none: CPU"),
+    ] {
+        let (began, cpu) = (Instant::now(), process_cpu());
+        let written = append(&log, topic, group, way, began + took).await?;
+        let (wall, cpu) = (began.elapsed(), process_cpu() - cpu);
+        figures.add(rate, written as f64 / wall.as_secs_f64(), "events/s, durable");
+        figures.add_cost(cost, cpu, written);
+        all += written;
+    }
     filled::settle().await;
-    figures.add_cost("read only", filled::read(Arc::clone(&log), topic, written).await?, written);
+    figures.add_cost("read only", filled::read(Arc::clone(&log), topic, all).await?, all);
 
     let names = [
-        (100, ["append of 100 at 50,000/s: p50", "append of 100 at 50,000/s: p99"]),
-        (1, ["append of 1 at 50,000/s: p50", "append of 1 at 50,000/s: p99"]),
+        (100, Way::Plain, ["append of 100 at 50,000/s: p50", "append of 100 at 50,000/s: p99"]),
+        (
+            100,
+            Way::Whole,
+            ["append of 100, all or none, at 50,000/s: p50", "append of 100, all or none, at 50,000/s: p99"],
+        ),
+        (1, Way::Plain, ["append of 1 at 50,000/s: p50", "append of 1 at 50,000/s: p99"]),
     ];
-    for (group, [p50, p99]) in names {
-        let latencies = steady(&log, topic, group, Instant::now() + took).await?;
+    for (group, way, [p50, p99]) in names {
+        let latencies = steady(&log, topic, group, way, Instant::now() + took).await?;
         figures.add(p50, latencies.milliseconds(0.5), "ms");
         figures.add(p99, latencies.milliseconds(0.99), "ms");
     }
@@ -54,16 +89,16 @@ pub async fn run(args: &args::Log, config: &Config, as_json: bool) -> anyhow::Re
 }
 
 /// As many durable appends as the log takes; returns how many events that were.
-async fn append(log: &Arc<dyn Log>, topic: &str, until: Instant) -> anyhow::Result<u64> {
+async fn append(log: &Arc<dyn Log>, topic: &str, group: usize, way: Way, until: Instant) -> anyhow::Result<u64> {
     let written = Arc::new(AtomicU64::new(0));
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
         let (log, written, topic) = (Arc::clone(log), Arc::clone(&written), topic.to_owned());
-        let group = records(GROUP);
+        let group = records(group);
         callers.spawn(async move {
             while Instant::now() < until {
-                let fates = log.append(&topic, group.clone()).await;
-                written.fetch_add(count(fates)?, Ordering::Relaxed);
+                let appended = way.append(&log, &topic, group.clone()).await?;
+                written.fetch_add(appended, Ordering::Relaxed);
             }
             Ok(())
         });
@@ -73,7 +108,7 @@ async fn append(log: &Arc<dyn Log>, topic: &str, until: Instant) -> anyhow::Resu
 }
 
 /// Appends of `group` events at a steady rate, and how long each took from the moment at which it was due.
-async fn steady(log: &Arc<dyn Log>, topic: &str, group: usize, until: Instant) -> anyhow::Result<Latencies> {
+async fn steady(log: &Arc<dyn Log>, topic: &str, group: usize, way: Way, until: Instant) -> anyhow::Result<Latencies> {
     let records = records(group * 64);
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let mut appends = JoinSet::new();
@@ -89,7 +124,7 @@ async fn steady(log: &Arc<dyn Log>, topic: &str, group: usize, until: Instant) -
             let group = records[at..at + group].to_vec();
             sent += group.len() as u64;
             appends.spawn(async move {
-                count(log.append(&topic, group).await)?;
+                way.append(&log, &topic, group).await?;
                 let _ = sender.send(due.elapsed());
                 Ok(())
             });
@@ -112,11 +147,6 @@ async fn finish(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
         ended??;
     }
     Ok(())
-}
-
-fn count(fates: Vec<Result<Position, AppendError>>) -> anyhow::Result<u64> {
-    let positions = fates.into_iter().collect::<Result<Vec<_>, _>>().context("append to the log")?;
-    Ok(positions.len() as u64)
 }
 
 fn records(count: usize) -> Vec<NewRecord> {

@@ -29,6 +29,8 @@ pub enum What {
     Log(Log),
     /// The gateway over loopback: over a log that costs nothing, and over the embedded one
     Gateway(Gateway),
+    /// Thousands of simulated devices: how long each waits for its answer, at shares of the most that the gateway takes
+    Ingest(Ingest),
     /// From the answer to a request until the event is in the table, for as long as it runs
     Visible(Visible),
     /// The compactor over one table of fragments, next to DuckDB and deltalake over the same files
@@ -97,6 +99,39 @@ pub struct Gateway {
     pub place: Place,
 }
 
+#[derive(Debug, Clone, clap::Args)]
+pub struct Ingest {
+    /// Where to post, such as http://127.0.0.1:8080/v1/events/events [default: a gateway that is started for this]
+    #[arg(long, value_name = "URL")]
+    pub to: Option<Url>,
+    /// The key to show there
+    #[arg(long, value_name = "KEY", env = "LAKEHOSE_BENCH_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// Devices that post, each on a connection of its own
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub devices: u32,
+    /// Connections that are open, those of the devices among them
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub connections: u32,
+    /// Events of one request
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+    /// How long each step takes
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Percent of the most that the gateway takes, one step for each
+    #[arg(long, value_name = "N", default_values = ["25", "50", "75", "100"], value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub loads: Vec<u32>,
+    /// Write a page with plots to this file, and its figures as .json beside it
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
+    #[command(flatten)]
+    pub kafka: Kafka,
+}
+
 #[derive(Debug, clap::Args)]
 pub struct Visible {
     /// How long events are posted
@@ -155,7 +190,7 @@ pub struct Compaction {
     pub memory: ByteSize,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Place {
     /// Where a directory is made for the log and the table, and removed afterwards [default: that of temporary files]
     #[arg(long = "in", value_name = "DIR")]
@@ -168,6 +203,7 @@ impl Bench {
         match &self.what {
             Some(What::Processor(processor)) => Some(&processor.kafka),
             Some(What::Log(log)) => Some(&log.kafka),
+            Some(What::Ingest(ingest)) => Some(&ingest.kafka),
             _ => None,
         }
     }

@@ -24,7 +24,13 @@ struct Figure {
 impl Figures {
     /// To be made before the work, for the load of the machine is that of others then.
     pub fn new(what: impl Into<String>) -> Figures {
-        Figures { what: what.into(), load_before: Load::now(), figures: Vec::new(), notes: Vec::new() }
+        Figures::since(what, &Load::now().0)
+    }
+
+    /// Of work that is done, with the load that the machine had before it.
+    pub fn since(what: impl Into<String>, load_before: &str) -> Figures {
+        let load_before = Load(load_before.to_owned());
+        Figures { what: what.into(), load_before, figures: Vec::new(), notes: Vec::new() }
     }
 
     pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
@@ -98,17 +104,17 @@ fn readable(value: f64) -> String {
 
 /// The load averages of the machine over 1, 5 and 15 minutes.
 #[derive(Debug)]
-struct Load(String);
+pub struct Load(pub String);
 
 impl Load {
-    fn now() -> Load {
+    pub fn now() -> Load {
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let averages: Vec<&str> = load.split(' ').take(3).collect();
         Load(if averages.len() == 3 { averages.join(" ") } else { "unknown".into() })
     }
 }
 
-fn cores() -> usize {
+pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(0, usize::from)
 }
 

@@ -30,7 +30,9 @@ impl Scratch {
         };
         // A topic of Kafka, and a table in a bucket, outlive the run, so no two runs may share one.
         let dataset = Dataset::new(format!("bench-{}", Uuid::new_v4().simple()), spec)?;
-        let config = Config { data: directory.path().to_owned(), ..config.clone() };
+        let mut config = Config { data: directory.path().to_owned(), ..config.clone() };
+        // That of a gateway would shut the gateway out.
+        config.kafka.transactional_id = None;
         Ok(Scratch { config, dataset, log, _directory: directory })
     }
 }

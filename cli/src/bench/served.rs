@@ -1,20 +1,21 @@
 //! A gateway on a thread of its own, so that its CPU time can be told from that of the clients, and clients on another.
 
 use super::figures::{Latencies, thread_cpu};
-use super::made::Events;
+use super::post::{Posts, read_answer};
 use anyhow::Context;
-use chrono::Utc;
+use bytes::BytesMut;
 use eventlog::Log;
 use lake::dataset::Dataset;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 /// A gateway that takes the events of one dataset.
 pub struct Served {
@@ -92,11 +93,12 @@ impl Clients {
     }
 
     async fn post_all(self) -> anyhow::Result<Posted> {
-        let requests: Arc<Vec<Vec<u8>>> = Arc::new(self.requests(64));
+        let to: Url = format!("http://{}/v1/events/{}", self.address, self.dataset).parse()?;
+        let posts = Arc::new(Posts::new(&to, None, self.batch)?);
         let began = Instant::now();
         let mut connections = JoinSet::new();
         for number in 0..self.connections {
-            connections.spawn(connection(self.clone(), Arc::clone(&requests), number, began));
+            connections.spawn(connection(self.clone(), Arc::clone(&posts), number, began));
         }
         let mut latencies = Latencies::new();
         let mut events = 0;
@@ -108,25 +110,11 @@ impl Clients {
         }
         Ok(Posted { events, cpu: Duration::ZERO, wall: began.elapsed(), latencies })
     }
-
-    fn requests(&self, count: usize) -> Vec<Vec<u8>> {
-        let mut events = Events::from(Utc::now()).map(|made| made.json);
-        let request = |_| {
-            let body = events.by_ref().take(self.batch).collect::<Vec<_>>().join("\n");
-            let (dataset, length) = (&self.dataset, body.len());
-            format!(
-                "POST /v1/events/{dataset} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/x-ndjson\r\n\
-                 content-length: {length}\r\n\r\n{body}"
-            )
-            .into_bytes()
-        };
-        (0..count).map(request).collect()
-    }
 }
 
 async fn connection(
     clients: Clients,
-    requests: Arc<Vec<Vec<u8>>>,
+    posts: Arc<Posts>,
     number: usize,
     began: Instant,
 ) -> anyhow::Result<Vec<Duration>> {
@@ -134,7 +122,7 @@ async fn connection(
     stream.set_nodelay(true)?;
     // The connections take turns, so that a steady rate has no bursts.
     let each = clients.rate.map(|rate| Duration::from_secs_f64(clients.batch as f64 / rate));
-    let mut latencies = Vec::new();
+    let (mut request, mut unread, mut latencies) = (Vec::new(), BytesMut::new(), Vec::new());
     for turn in 0.. {
         let mut due = began.elapsed();
         if let Some(each) = each {
@@ -144,24 +132,11 @@ async fn connection(
         if began.elapsed() >= clients.duration {
             break;
         }
-        let request = &requests[(turn * clients.connections + number) % requests.len()];
-        stream.write_all(request).await.context("post to the gateway")?;
-        read_accepted(&mut stream).await?;
+        posts.write(&mut request);
+        stream.write_all(&request).await.context("post to the gateway")?;
+        let status = read_answer(&mut stream, &mut unread).await?.status;
+        anyhow::ensure!(status == 202, "the gateway answers {status}");
         latencies.push(began.elapsed().saturating_sub(due));
     }
     Ok(latencies)
-}
-
-/// Reads one answer, which must say that the events were taken.
-async fn read_accepted(stream: &mut TcpStream) -> anyhow::Result<()> {
-    let mut answer = Vec::with_capacity(512);
-    // The gateway's answer to accepted events ends with this.
-    while !answer.ends_with(b"}") {
-        if stream.read_buf(&mut answer).await.context("read the gateway's answer")? == 0 {
-            anyhow::bail!("the gateway closed the connection");
-        }
-    }
-    let answer = String::from_utf8_lossy(&answer);
-    anyhow::ensure!(answer.starts_with("HTTP/1.1 202"), "the gateway does not accept: {answer}");
-    Ok(())
 }

@@ -27,6 +27,9 @@ pub struct Kafka {
     pub brokers: Option<String>,
     /// Static membership: a restarted processor of this name gets its partitions back without a rebalance.
     pub group_instance_id: Option<String>,
+    /// What atomic batches are signed with, by this gateway alone: with a name that stays the same, a gateway that is
+    /// started again ends the transaction that it left open when it was killed.
+    pub transactional_id: Option<String>,
     /// Any option of librdkafka.
     #[serde(deserialize_with = "options")]
     pub options: BTreeMap<String, String>,

@@ -61,6 +61,7 @@ fn reads_every_section() {
         [kafka]
         brokers = "kafka:9092"
         group_instance_id = "processor-1"
+        transactional_id = "gateway-1"
         options = { "security.protocol" = "SASL_SSL", "linger.ms" = 5 }
         [eventlog]
         retain_age = "1h"
@@ -74,6 +75,7 @@ fn reads_every_section() {
     assert_eq!(config.processor(2, true).memory, ByteSize::mib(512));
     assert_eq!(config.compaction.every, Duration::from_secs(60));
     assert_eq!(config.eventlog.disk_budget, ByteSize::gib(2));
+    assert_eq!(config.kafka.transactional_id.as_deref(), Some("gateway-1"));
 }
 
 #[test]

@@ -2,31 +2,27 @@
 //!
 //! Its transactional id is made of the topic. Opening one makes the brokers refuse whatever those before it still send,
 //! also what is on its way in some buffer, and ends the transaction that they left open. No time-out and no lease could
-//! promise that of a process which only hangs. Readers see the records of a transaction once it is committed.
+//! promise that of a process which only hangs.
 
-use super::context::Health;
-use super::producer::{self, Limits, Producer, Reports};
+use super::producer::Limits;
+use super::transaction::{Failure, Transactions};
 use super::{KafkaOptions, describe};
-use crate::{AppendError, Bounds, Exclusive, LogError, OwnedRecord, Position, Record, WholeError};
+use crate::{Bounds, Exclusive, LogError, OwnedRecord, Position, Record, WholeError};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::Producer as _;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::debug;
 
-/// How long the brokers may take for a step of a transaction.
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// Reading gives up when nothing has come for so long.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 pub(super) struct KafkaExclusive {
-    producer: Producer,
+    transactions: Transactions,
     /// Sees everything, where those of a reader end before the first transaction that is still open.
     watermarks: BaseConsumer,
     reader: ClientConfig,
@@ -49,31 +45,8 @@ impl KafkaExclusive {
             return Err(LogError::Fatal { what: OPEN, reason: format!("topic {topic} does not exist") });
         }
         let config = options.transactions(&format!("lakehose-{topic}-exclusive"));
-        let reports = Reports { health: Arc::new(Health::default()), limits, tells: false };
-        let producer: Producer = config.create_with_context(reports).map_err(|err| failed(&err))?;
-        retry(|| producer.init_transactions(ANSWERS_WITHIN)).map_err(|err| failed(&err))?;
-        Ok(KafkaExclusive { producer, watermarks, reader, topic: topic.to_owned(), partitions })
-    }
-
-    /// Takes back what was sent, and tells why it was not to be.
-    fn give_up(&self, why: AppendError) -> WholeError {
-        match retry(|| self.producer.abort_transaction(ANSWERS_WITHIN)) {
-            Ok(()) => WholeError::Refused(match why {
-                // The broker may have stored it, but nobody will see it.
-                AppendError::Unknown(_) => AppendError::Unavailable(why.to_string()),
-                why => why,
-            }),
-            Err(err) => self.in_doubt(&err),
-        }
-    }
-
-    fn in_doubt(&self, err: &KafkaError) -> WholeError {
-        match err.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch,
-            ) => WholeError::Superseded { topic: self.topic.clone() },
-            _ => WholeError::Unknown { reason: err.to_string() },
-        }
+        let transactions = Transactions::begin(&config, limits).map_err(|err| failed(&err))?;
+        Ok(KafkaExclusive { transactions, watermarks, reader, topic: topic.to_owned(), partitions })
     }
 }
 
@@ -88,22 +61,13 @@ impl Exclusive for KafkaExclusive {
     }
 
     fn append(&mut self, records: Vec<OwnedRecord>) -> Result<Vec<Position>, WholeError> {
-        self.producer.begin_transaction().map_err(|err| self.in_doubt(&err))?;
-        let limits = self.producer.context().limits;
-        let sent = producer::send(&self.producer, &self.topic, &records, limits);
-        // It resolves within the delivery time-out, for every record then has a report.
-        let fates = futures::executor::block_on(sent);
-        let fates = fates.map_err(|err| WholeError::Unknown { reason: err.to_string() })?;
-        let positions: Vec<Position> = match fates.into_iter().collect() {
-            Ok(positions) => positions,
-            Err(why) => return Err(self.give_up(why)),
-        };
-        match retry(|| self.producer.commit_transaction(ANSWERS_WITHIN)) {
-            Ok(()) => Ok(positions),
-            Err(KafkaError::Transaction(err)) if err.txn_requires_abort() => {
-                Err(self.give_up(AppendError::Unavailable(err.string())))
-            }
-            Err(err) => Err(self.in_doubt(&err)),
+        let topic = self.topic.as_str();
+        let appended = self.transactions.append(&[(topic, records.as_slice())]);
+        match appended {
+            Ok(positions) => Ok(positions.into_iter().flatten().collect()),
+            Err(Failure::Superseded) => Err(WholeError::Superseded { topic: topic.to_owned() }),
+            Err(Failure::Refused(why)) => Err(why.into()),
+            Err(Failure::Unknown { reason }) => Err(WholeError::Unknown { reason }),
         }
     }
 
@@ -160,19 +124,5 @@ impl Exclusive for KafkaExclusive {
             }
         }
         Ok(())
-    }
-}
-
-/// Repeats a step of a transaction that the brokers may do when asked again.
-fn retry(mut step: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
-    let deadline = Instant::now() + SETTLED_WITHIN;
-    loop {
-        match step() {
-            Err(KafkaError::Transaction(err)) if err.is_retriable() && Instant::now() < deadline => {
-                debug!(%err, "step of a transaction is tried again");
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            done => return done,
-        }
     }
 }

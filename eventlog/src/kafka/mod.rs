@@ -10,11 +10,13 @@ mod producer;
 mod rebalance;
 mod consumer;
 mod tail;
+mod transaction;
+mod whole;
 mod exclusive;
 
 pub use options::KafkaOptions;
 
-use crate::{AppendError, Consumer, Exclusive, Log, LogError, NewRecord, Position, SharedLog, Tail};
+use crate::{AppendError, Consumer, Exclusive, Log, LogError, NewRecord, Position, SharedLog, Tail, WholeError};
 use context::{Health, Quiet, Trouble};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -27,6 +29,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use topics::{Topics, Wanted};
 use tracing::{error, warn};
+use whole::Whole;
 
 /// How often a broker that is down is asked whether it is back.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -42,6 +45,7 @@ pub struct KafkaLog {
     admin: AdminClient<Quiet>,
     topics: Topics,
     health: Arc<Health>,
+    whole: Arc<Whole>,
     closed: AtomicBool,
 }
 
@@ -73,32 +77,39 @@ impl KafkaLog {
         let admin = admin.create_with_context(Quiet).map_err(|err| describe(CONNECT, &err))?;
         let producer = Arc::new(RwLock::new(Arc::new(producer)));
         watch(&options, limits, &health, &producer)?;
+        let whole = Arc::new(Whole::new(&options, limits));
         let (topics, closed) = (Topics::default(), AtomicBool::new(false));
-        Ok(KafkaLog { options, limits, producer, admin, topics, health, closed })
+        Ok(KafkaLog { options, limits, producer, admin, topics, health, whole, closed })
     }
 
     fn producer(&self) -> Arc<Producer> {
         Arc::clone(&self.producer.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The producer, if an append to `topic` has a chance now.
+    async fn producer_for(&self, topic: &str) -> Result<Arc<Producer>, AppendError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(AppendError::Unavailable("the log is closed".into()));
+        }
+        self.health.check().map_err(|trouble| AppendError::Unavailable(trouble.reason().to_owned()))?;
+        let producer = self.producer();
+        match self.topics.partitions(&producer, topic).await {
+            Ok(Some(_)) => Ok(producer),
+            Ok(None) => Err(AppendError::Refused(format!("topic {topic} does not exist"))),
+            Err(err) => Err(AppendError::Unavailable(err.to_string())),
+        }
+    }
+
     async fn append_all(&self, topic: &str, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
         let count = records.len();
         let refuse = |err: AppendError| vec![Err(err); count];
-        if self.closed.load(Ordering::Acquire) {
-            return refuse(AppendError::Unavailable("the log is closed".into()));
-        }
         if records.is_empty() {
             return Vec::new();
         }
-        if let Err(trouble) = self.health.check() {
-            return refuse(AppendError::Unavailable(trouble.reason().to_owned()));
-        }
-        let producer = self.producer();
-        match self.topics.partitions(&producer, topic).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return refuse(AppendError::Refused(format!("topic {topic} does not exist"))),
-            Err(err) => return refuse(AppendError::Unavailable(err.to_string())),
-        }
+        let producer = match self.producer_for(topic).await {
+            Ok(producer) => producer,
+            Err(err) => return refuse(err),
+        };
         let answer = producer::send(&producer, topic, &records, self.limits);
         drop(records);
         // librdkafka may take longer than its own time-out to give a record up that was on its way when the broker
@@ -129,6 +140,21 @@ impl Log for KafkaLog {
         self.append_all(topic, records).boxed()
     }
 
+    fn append_whole<'a>(
+        &'a self,
+        topic: &'a str,
+        records: Vec<NewRecord>,
+    ) -> BoxFuture<'a, Result<Vec<Position>, WholeError>> {
+        async move {
+            if records.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.producer_for(topic).await?;
+            self.whole.append(topic, records).await
+        }
+        .boxed()
+    }
+
     fn consumer(&self, topic: &str, group: &str) -> Result<Box<dyn Consumer>, LogError> {
         Ok(Box::new(consumer::KafkaConsumer::join(&self.options.consumer(group), topic)?))
     }
@@ -155,7 +181,12 @@ impl Log for KafkaLog {
             self.closed.store(true, Ordering::Release);
             self.health.close();
             let (producer, within) = (self.producer(), self.options.delivery_timeout);
-            let flushed = tokio::task::spawn_blocking(move || producer.flush(within)).await;
+            let whole = Arc::clone(&self.whole);
+            let flush = move || {
+                whole.close();
+                producer.flush(within)
+            };
+            let flushed = tokio::task::spawn_blocking(flush).await;
             let failed = |reason: String| LogError::Unavailable { what: "flush the producer", reason };
             flushed.map_err(|err| failed(err.to_string()))?.map_err(|err| failed(err.to_string()))
         }
@@ -257,6 +288,10 @@ fn advice(code: RDKafkaErrorCode) -> Option<&'static str> {
         }
         E::TopicAuthorizationFailed => "allow this user to describe, read and write the topic",
         E::GroupAuthorizationFailed => "allow this user to read the consumer group, lakehose-<dataset>",
+        E::TransactionalIdAuthorizationFailed => {
+            "allow this user to write and describe transactional ids that begin with lakehose-, or the one of [kafka] \
+             transactional_id"
+        }
         E::ClusterAuthorizationFailed => "allow this user IdempotentWrite on the cluster, or make the topic by hand",
         E::FencedInstanceId => "another process has the same [kafka] group_instance_id: give each its own",
         E::InvalidTopic => "give the dataset a name that can be one of a topic",

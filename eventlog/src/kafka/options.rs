@@ -7,6 +7,7 @@
 use rdkafka::ClientConfig;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Options of [`super::KafkaLog`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,11 @@ pub struct KafkaOptions {
     pub options: BTreeMap<String, String>,
     /// Static membership: a name that stays the same when this process restarts, so that a restart is no rebalance.
     pub group_instance_id: Option<String>,
+    /// What appends that are whole or not at all are signed with; unlike any other process's. With a name that stays the
+    /// same a restart ends the transaction that was left open. `None` = a new one for each [`super::KafkaLog`].
+    pub transactional_id: Option<String>,
+    /// After this long the brokers end a transaction whose producer was killed; readers wait for that.
+    pub transaction_timeout: Duration,
     /// After this long without an acknowledgement a record's fate is answered as unknown.
     pub delivery_timeout: Duration,
     /// How long a broker may take to answer before [`super::KafkaLog::connect`] gives up.
@@ -41,6 +47,8 @@ impl Default for KafkaOptions {
             brokers: "127.0.0.1:9092".into(),
             options: BTreeMap::new(),
             group_instance_id: None,
+            transactional_id: None,
+            transaction_timeout: Duration::from_secs(15),
             delivery_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             producer_queue_bytes: 128 * MIB,
@@ -77,6 +85,24 @@ impl KafkaOptions {
     pub(super) fn transactions(&self, id: &str) -> ClientConfig {
         let mut config = self.producer();
         config.set("transactional.id", id);
+        config
+    }
+
+    /// The producer of appends that are whole or not at all.
+    pub(super) fn whole_appends(&self) -> ClientConfig {
+        let made = || format!("lakehose-atomic-{}", Uuid::new_v4());
+        let mut config = self.transactions(&self.transactional_id.clone().unwrap_or_else(made));
+        let timeout = self.transaction_timeout.as_millis();
+        // What a transaction holds is handed over at once; waiting for more brings nothing.
+        for (name, value) in [("transaction.timeout.ms", timeout.to_string()), ("linger.ms", "0".to_owned())] {
+            if !self.options.contains_key(name) {
+                config.set(name, value);
+            }
+        }
+        // librdkafka refuses a transaction that may end before its records are given up.
+        let timeout = millis(&config, "transaction.timeout.ms").unwrap_or(timeout);
+        at_most(&mut config, "message.timeout.ms", timeout);
+        at_most(&mut config, "socket.timeout.ms", timeout.saturating_sub(100));
         config
     }
 
@@ -159,6 +185,16 @@ impl KafkaOptions {
             config.set(name, value);
         }
         config
+    }
+}
+
+fn millis(config: &ClientConfig, name: &str) -> Option<u128> {
+    config.get(name)?.parse().ok()
+}
+
+fn at_most(config: &mut ClientConfig, name: &str, most: u128) {
+    if millis(config, name).is_some_and(|value| value > most) {
+        config.set(name, most.to_string());
     }
 }
 

@@ -124,7 +124,7 @@ fn refusal(err: &KafkaError, bytes: usize, limits: Limits) -> AppendError {
 fn undelivered(err: &KafkaError, bytes: usize, limits: Limits) -> AppendError {
     match err.rdkafka_error_code() {
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => too_large(bytes, limits),
-        Some(RDKafkaErrorCode::PurgeQueue) => AppendError::Unavailable("the log is closed".into()),
+        Some(RDKafkaErrorCode::PurgeQueue) => AppendError::Unavailable("it was taken back before it was sent".into()),
         Some(code) if is_final(code) => AppendError::Refused(code.to_string()),
         _ => AppendError::Unknown(limits.delivery_timeout),
     }

@@ -87,21 +87,25 @@ impl LocalConsumer {
 
     /// Hands out what is there, each partition its share, then whoever has more.
     fn read(&mut self, sink: &mut dyn FnMut(Record<'_>)) -> Result<usize, LogError> {
-        let topic = &self.topic;
-        let ready = |(partition, cursor): (&i32, &Cursor)| cursor.is_ready(topic, *partition).then_some(*partition);
-        let mut ready: Vec<i32> = self.cursors.iter().filter_map(ready).collect();
+        // Of one moment: who reads up to these ends has seen no append in part.
+        let ends = self.topic.all_next();
+        let ready = |(partition, cursor): (&i32, &Cursor)| {
+            let end = Position { partition: *partition, offset: ends.get(*partition as usize).copied()? };
+            cursor.is_ready(end.offset).then_some(end)
+        };
+        let mut ready: Vec<Position> = self.cursors.iter().filter_map(ready).collect();
         if ready.is_empty() {
             return Ok(0);
         }
-        let start = ready.partition_point(|partition| *partition <= self.last_first) % ready.len();
+        let start = ready.partition_point(|end| end.partition <= self.last_first) % ready.len();
         ready.rotate_left(start);
-        self.last_first = ready[0];
+        self.last_first = ready[0].partition;
 
         let mut left = Quota { records: MAX_RECORDS_PER_POLL, bytes: MAX_BYTES_PER_POLL };
         let share = Quota { records: left.records.div_ceil(ready.len()), bytes: left.bytes.div_ceil(ready.len()) };
         for pass in [Some(share), None] {
-            for partition in &ready {
-                let cursor = match self.cursors.get_mut(partition) {
+            for end in &ready {
+                let cursor = match self.cursors.get_mut(&end.partition) {
                     Some(cursor) if !left.is_spent() => cursor,
                     _ => continue,
                 };
@@ -111,7 +115,7 @@ impl LocalConsumer {
                     }
                     None => Quota { ..left },
                 };
-                let (records, bytes) = cursor.read(&self.topic, *partition, quota, sink)?;
+                let (records, bytes) = cursor.read(&self.topic, *end, quota, sink)?;
                 left.records -= records;
                 left.bytes = left.bytes.saturating_sub(bytes);
             }
@@ -125,21 +129,21 @@ impl Cursor {
         Cursor { next: position.offset, paused: false, lost: false, batch: None }
     }
 
-    fn is_ready(&self, topic: &Topic, partition: i32) -> bool {
-        !self.paused && !self.lost && topic.next(partition).is_some_and(|end| self.next < end)
+    fn is_ready(&self, end: i64) -> bool {
+        !self.paused && !self.lost && self.next < end
     }
 
-    /// Hands out records until `quota` is spent or the log ends; returns how many, and their bytes.
+    /// Hands out records until `quota` is spent or `end` is reached; returns how many, and their bytes.
     fn read(
         &mut self,
         topic: &Topic,
-        partition: i32,
+        Position { partition, offset: end }: Position,
         quota: Quota,
         sink: &mut dyn FnMut(Record<'_>),
     ) -> Result<(usize, usize), LogError> {
         let damaged = |offset: i64| fatal(format!("{}: damaged at partition {partition} offset {offset}", topic.name));
         let (mut records, mut bytes) = (0, 0);
-        while records < quota.records && bytes < quota.bytes && self.is_ready(topic, partition) {
+        while records < quota.records && bytes < quota.bytes && self.is_ready(end) {
             if self.batch.is_none() {
                 // Retention may have passed by since the last look; the next poll says so.
                 let Some(segment) = topic.segment_of(partition, self.next) else { break };
@@ -213,7 +217,7 @@ impl Consumer for LocalConsumer {
                 return Ok(Input::Records(records));
             }
             let (topic, cursors) = (&self.topic, &self.cursors);
-            let ready = || cursors.iter().any(|(partition, cursor)| cursor.is_ready(topic, *partition));
+            let ready = || cursors.iter().any(|(p, cursor)| topic.next(*p).is_some_and(|end| cursor.is_ready(end)));
             if !topic.wait(deadline, ready) {
                 return Ok(Input::Idle);
             }

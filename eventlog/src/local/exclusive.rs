@@ -7,8 +7,8 @@
 use super::consumer::LocalConsumer;
 use super::topic::Topic;
 use super::writer::Command;
-use super::{Shared, append_all, fits, lock};
-use crate::{AppendError, Bounds, Consumer, Exclusive, Input, LogError, OwnedRecord, Position, Record, WholeError};
+use super::{Shared, lock, whole};
+use crate::{Bounds, Consumer, Exclusive, Input, LogError, OwnedRecord, Position, Record, WholeError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -46,17 +46,7 @@ impl Exclusive for LocalExclusive {
         if *newest != self.number {
             return Err(WholeError::Superseded { topic: self.topic.name.clone() });
         }
-        let limit = self.shared.options.max_record_bytes;
-        if let Some(record) = records.iter().find(|record| !fits(*record, limit)) {
-            return Err(AppendError::TooLarge { bytes: record.size(), limit }.into());
-        }
-        // What one call appends is one group, and a group is there or not.
-        let fates = futures::executor::block_on(append_all(&self.shared, &self.commands, &self.topic.name, records));
-        let whole: Result<Vec<Position>, AppendError> = fates.into_iter().collect();
-        whole.map_err(|err| match err {
-            AppendError::Unknown(_) => WholeError::Unknown { reason: err.to_string() },
-            err => err.into(),
-        })
+        futures::executor::block_on(whole::append(&self.shared, &self.commands, &self.topic.name, records))
     }
 
     fn read(&mut self, from: &[Position], sink: &mut dyn FnMut(Record<'_>)) -> Result<(), LogError> {
@@ -87,8 +77,8 @@ impl Exclusive for LocalExclusive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Log;
     use crate::local::{LocalLog, LocalOptions};
+    use crate::{AppendError, Log};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_header_that_cannot_be_framed_keeps_the_whole_of_an_append_out() {

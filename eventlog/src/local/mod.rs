@@ -15,13 +15,14 @@ mod store;
 mod topic;
 mod writer;
 mod retention;
+mod whole;
 mod consumer;
 mod exclusive;
 
 pub use options::LocalOptions;
 
 use crate::record::Append as AppendRecord;
-use crate::{AppendError, Consumer, Exclusive, Log, LogError, NewRecord, Position, partition_for};
+use crate::{AppendError, Consumer, Exclusive, Log, LogError, NewRecord, Position, WholeError, partition_for};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
@@ -240,6 +241,14 @@ impl Log for LocalLog {
         records: Vec<NewRecord>,
     ) -> BoxFuture<'a, Vec<Result<Position, AppendError>>> {
         append_all(&self.shared, &self.commands, topic, records).boxed()
+    }
+
+    fn append_whole<'a>(
+        &'a self,
+        topic: &'a str,
+        records: Vec<NewRecord>,
+    ) -> BoxFuture<'a, Result<Vec<Position>, WholeError>> {
+        whole::append(&self.shared, &self.commands, topic, records).boxed()
     }
 
     fn consumer(&self, topic: &str, group: &str) -> Result<Box<dyn Consumer>, LogError> {

@@ -15,6 +15,8 @@ pub(super) struct Topic {
     pub(super) partitions: u32,
     /// Next offset of each partition; only ever set by the writer, after the records are durable.
     next: Box<[AtomicI64]>,
+    /// Held while the ends that a group has moved are set, so that who asks for all of them finds no group in part.
+    publishing: RwLock<()>,
     /// Oldest first, never empty; the last one is written to.
     segments: RwLock<Vec<Arc<Segment>>>,
     pub(super) groups: Mutex<Groups>,
@@ -114,6 +116,7 @@ impl Topic {
             name: name.to_owned(),
             partitions: entry.partitions,
             next: next.into_iter().map(AtomicI64::new).collect(),
+            publishing: RwLock::new(()),
             segments: RwLock::new(segments),
             groups: Mutex::new(Groups { hints, ..Groups::default() }),
             exclusive: Mutex::new(0),
@@ -128,14 +131,19 @@ impl Topic {
         Some(next.load(Ordering::Acquire))
     }
 
+    /// The next offset of every partition, all of one moment: a group is behind all of them or before all.
     pub(super) fn all_next(&self) -> Vec<i64> {
+        let _whole = self.publishing.read().unwrap_or_else(PoisonError::into_inner);
         self.next.iter().map(|next| next.load(Ordering::Acquire)).collect()
     }
 
-    /// Makes records up to `next` visible to readers.
-    pub(super) fn publish(&self, partition: i32, next: i64) {
-        if let Some(slot) = usize::try_from(partition).ok().and_then(|p| self.next.get(p)) {
-            slot.store(next, Ordering::Release);
+    /// Makes the records of a group visible to readers, all at once: those of each partition up to its new end.
+    pub(super) fn publish(&self, ends: impl Iterator<Item = Position>) {
+        let _whole = self.publishing.write().unwrap_or_else(PoisonError::into_inner);
+        for end in ends {
+            if let Some(slot) = usize::try_from(end.partition).ok().and_then(|p| self.next.get(p)) {
+                slot.store(end.offset, Ordering::Release);
+            }
         }
     }
 

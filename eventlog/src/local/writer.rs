@@ -11,7 +11,7 @@ use super::framing::{self, BatchHead};
 use super::store::batch_key;
 use super::topic::{Segment, Topic};
 use super::{Shared, now_ms};
-use crate::AppendError;
+use crate::{AppendError, Position};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -190,13 +190,14 @@ impl Writer {
         }
 
         let committed = batch.commit();
-        for ((id, partition), building) in &mut self.building {
-            if building.batch.is_empty() {
-                continue;
+        if committed.is_ok() {
+            for (id, topic) in topics {
+                let parts = self.building.range((*id, 0)..=(*id, i32::MAX));
+                let moved = parts.filter(|(_, building)| !building.batch.is_empty());
+                topic.publish(moved.map(|((_, p), building)| Position { partition: *p, offset: building.first }));
             }
-            if committed.is_ok() {
-                topics[id].publish(*partition, building.first);
-            }
+        }
+        for building in self.building.values_mut().filter(|building| !building.batch.is_empty()) {
             building.batch.clear();
             if building.batch.capacity() > 2 * MAX_BATCH_BYTES {
                 building.batch = Vec::new();

@@ -1,5 +1,11 @@
 //! What every backend promises. Each test makes a topic of its own.
 
+pub(crate) use crate::whole::{
+    a_whole_append_tells_where_each_record_is, a_whole_append_to_no_topic_or_a_closed_log_is_refused,
+    one_record_that_is_too_large_keeps_the_whole_append_out,
+    whole_appends_of_many_callers_go_on_beside_each_other_and_beside_plain_ones,
+};
+
 use crate::bed::{Bed, PATIENCE, Reader, numbered, record, unique};
 use bytes::Bytes;
 use eventlog::{

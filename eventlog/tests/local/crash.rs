@@ -85,10 +85,14 @@ fn child_appends_until_it_is_killed() {
                         record(&format!("{task}-{}", n % 5), &format!("{started}.{task} {call} {n} {count} {filler}"))
                     });
                     let records: Vec<_> = records.collect();
-                    let fates = log.append(TOPIC, records.clone()).await;
+                    let positions = match task % 2 {
+                        0 => {
+                            log.append(TOPIC, records.clone()).await.into_iter().collect::<Result<Vec<_>, _>>().unwrap()
+                        }
+                        _ => log.append_whole(TOPIC, records.clone()).await.unwrap(),
+                    };
                     let mut out = std::io::stdout().lock();
-                    for (record, fate) in records.iter().zip(fates) {
-                        let at = fate.unwrap();
+                    for (record, at) in records.iter().zip(positions) {
                         let value = std::str::from_utf8(&record.value).unwrap();
                         writeln!(out, "ACK {} {} {}", at.partition, at.offset, value.trim_end_matches(['x', ' ']))
                             .unwrap();

@@ -4,4 +4,5 @@
 mod bed;
 mod crash;
 mod recovery;
+mod visibility;
 mod retention;

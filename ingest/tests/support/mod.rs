@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
-use eventlog::{AppendError, Consumer, Log, LogError, NewRecord, Position};
+use eventlog::{AppendError, Consumer, Log, LogError, NewRecord, Position, WholeError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use governor::clock::FakeRelativeClock;
@@ -15,6 +15,7 @@ use ingest::{Clock, Config, Deps};
 use lake::dataset::{Dataset, DatasetSpec};
 use serde_json::Value;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tower::ServiceExt;
@@ -27,6 +28,8 @@ pub const NOW: i64 = 1_769_860_800_000_000;
 pub struct MemoryLog {
     pub records: Mutex<Vec<(String, NewRecord)>>,
     pub fault: Mutex<Fault>,
+    /// Appends that wait for a frozen log.
+    pub under_way: AtomicUsize,
 }
 
 /// What a [`MemoryLog`] does wrong.
@@ -44,9 +47,15 @@ pub enum Fault {
     Slow(Duration),
     /// Appends never end.
     Stuck,
+    /// Appends end when another fault is set, and do what that one says.
+    Frozen,
+    /// The same of one topic alone.
+    FrozenTopic(&'static str),
     /// Appends are answered for fewer records than were given.
     Forgetful,
     Panicking,
+    /// Appends panic after this time.
+    SlowPanic(Duration),
 }
 
 impl MemoryLog {
@@ -82,11 +91,26 @@ impl Log for MemoryLog {
     ) -> BoxFuture<'a, Vec<Result<Position, AppendError>>> {
         let fault = self.fault.lock().unwrap().clone();
         async move {
-            let mut records = records;
+            let (mut fault, mut records) = (fault, records);
+            self.under_way.fetch_add(1, Ordering::Relaxed);
+            let freezes = |fault: &Fault| match fault {
+                Fault::Frozen => true,
+                Fault::FrozenTopic(frozen) => *frozen == topic,
+                _ => false,
+            };
+            while freezes(&fault) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                fault = self.fault.lock().unwrap().clone();
+            }
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
             match &fault {
                 Fault::Slow(time) => tokio::time::sleep(*time).await,
                 Fault::Stuck => std::future::pending().await,
                 Fault::Panicking => panic!("the log panics"),
+                Fault::SlowPanic(time) => {
+                    tokio::time::sleep(*time).await;
+                    panic!("the log panics")
+                }
                 Fault::Forgetful => records.truncate(1),
                 _ => {}
             }
@@ -98,6 +122,34 @@ impl Log for MemoryLog {
                 _ => Ok(self.store(topic, record)),
             };
             records.into_iter().map(append).collect()
+        }
+        .boxed()
+    }
+
+    fn append_whole<'a>(
+        &'a self,
+        topic: &'a str,
+        records: Vec<NewRecord>,
+    ) -> BoxFuture<'a, Result<Vec<Position>, WholeError>> {
+        let fault = self.fault.lock().unwrap().clone();
+        async move {
+            match fault {
+                Fault::Slow(time) => tokio::time::sleep(time).await,
+                Fault::Stuck => std::future::pending().await,
+                Fault::Panicking => panic!("the log panics"),
+                Fault::Append(AppendError::Unknown(_)) => {
+                    return Err(WholeError::Unknown { reason: "broker 10.0.0.7:9092 is silent".into() });
+                }
+                Fault::Append(err) => return Err(err.into()),
+                Fault::Containing(text, err) => {
+                    let mut values = records.iter().map(|record| String::from_utf8_lossy(&record.value));
+                    if values.any(|value| value.contains(text)) {
+                        return Err(err.into());
+                    }
+                }
+                _ => {}
+            }
+            Ok(records.into_iter().map(|record| self.store(topic, record)).collect())
         }
         .boxed()
     }
@@ -130,15 +182,23 @@ pub fn datasets() -> Vec<Dataset> {
 }
 
 pub fn gateway(config: Config) -> Gateway {
-    guarded(config, &Settings::default())
+    made(config, datasets(), &Settings::default())
+}
+
+pub fn gateway_of(config: Config, datasets: Vec<Dataset>) -> Gateway {
+    made(config, datasets, &Settings::default())
 }
 
 /// A gateway that wants to know who posts.
 pub fn guarded(config: Config, auth: &Settings) -> Gateway {
+    made(config, datasets(), auth)
+}
+
+fn made(config: Config, datasets: Vec<Dataset>, auth: &Settings) -> Gateway {
     config.check().unwrap();
     let log = Arc::new(MemoryLog::default());
     let time = FakeRelativeClock::default();
-    let mut deps = Deps::new(Arc::clone(&log) as Arc<dyn Log>, datasets());
+    let mut deps = Deps::new(Arc::clone(&log) as Arc<dyn Log>, datasets);
     deps.clock = Clock::manual(time.clone(), NOW);
     deps.auth = Auth::open(auth).unwrap().map(Arc::new);
     Gateway { router: ingest::router(&config, deps), log, time }
@@ -191,12 +251,14 @@ impl Answer {
     /// No answer of the gateway is of another form than these.
     fn check_form(&self) {
         let content_type = self.headers["content-type"].to_str().unwrap();
+        let request_id = self.header("x-request-id");
         if self.status.is_success() {
             assert_eq!(content_type, "application/json");
             return;
         }
         assert_eq!(content_type, "application/problem+json", "{self:?}");
         assert_eq!(self.body["status"], self.status.as_u16());
+        assert_eq!(self.body["request_id"], request_id);
         for member in ["type", "title", "detail"] {
             assert!(self.body[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {self:?}");
         }

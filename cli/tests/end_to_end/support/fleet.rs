@@ -93,7 +93,7 @@ impl Fleet {
 }
 
 /// Noon of yesterday: three days and no event older or newer than a gateway accepts.
-fn start_of_times() -> DateTime<Utc> {
+pub fn start_of_times() -> DateTime<Utc> {
     let day = Utc::now().date_naive() - chrono::Days::new(1);
     day.and_hms_opt(12, 0, 0).unwrap().and_utc()
 }
@@ -105,6 +105,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Of devices, by their names.
+    pub fn of(devices: Vec<(String, Vec<Entry>)>) -> Ledger {
+        Ledger { devices }
+    }
+
     pub fn add(&mut self, other: Ledger) {
         self.devices.extend(other.devices);
     }

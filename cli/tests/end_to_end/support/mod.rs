@@ -6,6 +6,7 @@ pub mod process;
 pub mod http;
 pub mod device;
 pub mod fleet;
+pub mod bad_line;
 pub mod duckdb;
 pub mod table;
 pub mod reader;
