@@ -107,6 +107,7 @@ impl Surroundings {
             datasets: &self.datasets,
             gateway: self.gateway.as_ref().map(TcpListener::local_addr).transpose()?,
             tls: &config.tls,
+            asks_for_keys: self.auth.is_some(),
             admin: self.admin.local_addr()?,
             log: self.log.is_some().then(|| log::place(config)),
             lake: self.lake.as_ref(),

@@ -12,8 +12,8 @@ use std::sync::Arc;
 pub(crate) struct Caller {
     /// The address that limits count.
     pub(crate) ip: IpAddr,
-    /// The name of the key, or the subject of the token, that was presented. If none is asked for, the name in the client's
-    /// certificate, if it has one.
+    /// The name of the key that was presented, or `token:` and the subject of the token. If none is asked for, the name in
+    /// the client's certificate, if it has one.
     pub(crate) name: Option<Arc<str>>,
     /// What they may post.
     pub(crate) scope: Scope,
@@ -35,7 +35,7 @@ impl Caller {
 }
 
 /// Who is at the other end of the connection. Without a socket (in a test of the routes) everybody is the same.
-pub(crate) fn peer(head: &Parts) -> IpAddr {
+fn peer(head: &Parts) -> IpAddr {
     match head.extensions.get::<ConnectInfo<SocketAddr>>() {
         Some(ConnectInfo(peer)) => peer.ip(),
         None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

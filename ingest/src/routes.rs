@@ -180,10 +180,10 @@ impl Gateway {
 
     /// Who has sent this head, if they may come in.
     pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Refusal> {
-        let ip = self.proxies.client(peer(head), &head.headers);
+        let stranger = Caller::of(self.proxies.client(peer(head), &head.headers), head);
         match &self.door {
-            None => Ok(Caller::of(ip, head)),
-            Some(door) => Ok(door.caller(ip, head)?),
+            None => Ok(stranger),
+            Some(door) => Ok(door.identify(stranger, head)?),
         }
     }
 
