@@ -58,6 +58,8 @@ impl Place {
     pub(crate) fn with_body(self, head: &Parts, form: Form, body: &Bytes) -> Key {
         let body = fingerprint(|hasher| {
             format!("{form:?}").hash(hasher);
+            // It says whether the events are to be stored whole.
+            head.uri.query().hash(hasher);
             for (name, value) in head.headers.iter().filter(|(name, _)| name.as_str().starts_with("ce-")) {
                 (name.as_str(), value.as_bytes()).hash(hasher);
             }
