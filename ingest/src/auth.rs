@@ -24,7 +24,7 @@ pub use secret::{Hash, Secret};
 pub use settings::Settings;
 pub use watched::Unusable;
 
-use crate::caller::{Caller, peer};
+use crate::caller::Caller;
 use crate::clock::Clock;
 use axum::http::request::Parts;
 use credentials::Credentials;
@@ -142,9 +142,8 @@ impl Door {
         Credentials::of(&head.headers) != Credentials::Missing
     }
 
-    /// Who has sent this head, and what they may.
-    pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Denied> {
-        let ip = peer(head);
+    /// Who has sent this head from this address, and what they may.
+    pub(crate) fn caller(&self, ip: IpAddr, head: &Parts) -> Result<Caller, Denied> {
         let credentials = Credentials::of(&head.headers);
         if credentials != Credentials::Missing {
             let looked_at = self.guessers.check(ip, credentials.presented());

@@ -7,7 +7,7 @@
 //! Memory is fixed at start (see `key_table`). What two strangers share by chance there costs one of them a second.
 
 use crate::clock::Clock;
-use crate::key_table::KeyTable;
+use crate::key_table::{KeyTable, Place};
 use crate::limits::network;
 use governor::clock::Clock as _;
 use governor::nanos::Nanos;
@@ -66,14 +66,14 @@ impl Guessers {
     }
 }
 
-fn until(table: &KeyTable, place: u64) -> u64 {
+fn until(table: &KeyTable, place: Place) -> u64 {
     // Refusing leaves the cells as they are.
     let state =
         table.measure_and_replace(&place, |state| Err::<((), Nanos), _>(state.map_or(0, |state| state.as_u64())));
     state.err().unwrap_or(0)
 }
 
-fn raise(table: &KeyTable, place: u64, next: impl Fn(u64) -> u64) {
+fn raise(table: &KeyTable, place: Place, next: impl Fn(u64) -> u64) {
     let raised = table.measure_and_replace(&place, |state| {
         Ok::<_, Infallible>(((), Nanos::new(next(state.map_or(0, |state| state.as_u64())))))
     });
