@@ -11,6 +11,8 @@ mod limits;
 mod priorities;
 #[path = "http_contract/atomic.rs"]
 mod atomic;
+#[path = "http_contract/description.rs"]
+mod description;
 #[path = "http_contract/correlation.rs"]
 mod correlation;
 #[path = "http_contract/pressure.rs"]
