@@ -26,6 +26,9 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let datasets = config.datasets()?;
     let names: Vec<&str> = datasets.iter().map(|dataset| dataset.name.as_str()).collect();
     report("configuration", Ok(format!("datasets {}", names.join(", "))));
+    if config.tls.is_on() {
+        report("tls", config.tls.try_out().map(|()| "certificate and key are a pair".into()).map_err(Into::into));
+    }
     if config.auth.is_on() {
         report("keys", read_keys(config));
     }

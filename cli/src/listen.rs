@@ -1,5 +1,6 @@
 //! Addresses to listen on.
 
+use crate::config::Config;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::fmt;
@@ -29,14 +30,16 @@ impl ListenAddr {
 }
 
 /// Where nobody must say who they are, whoever reaches the gateway can write: that must be said, not happen.
-pub fn refuse_exposed(listen: &ListenAddr, callers_are_known: bool, insecure: bool) -> anyhow::Result<()> {
+pub fn refuse_exposed(config: &Config, insecure: bool) -> anyhow::Result<()> {
+    let listen = &config.listen;
+    let callers_are_known = config.auth.is_on() || config.tls.requires_client_certificate();
     if listen.is_loopback() || callers_are_known || insecure {
         return Ok(());
     }
     bail!(
         "listening on {listen} would let anybody who can reach it post events: \
          use a loopback address such as --listen 127.0.0.1:8080, require keys with [auth] keys (`lakehose keys create` \
-         makes them), or add --insecure if a network or proxy guards it"
+         makes them) or client certificates with [tls] client_ca, or add --insecure if a network or proxy guards it"
     )
 }
 
@@ -73,14 +76,24 @@ mod tests {
     }
 
     #[test]
-    fn listens_beyond_loopback_only_with_keys_or_when_told_that_it_is_insecure() {
-        assert!(refuse_exposed(&addr("127.0.0.1:0"), false, false).is_ok());
-        assert!(refuse_exposed(&addr("localhost:0"), false, false).is_ok());
-        assert!(refuse_exposed(&addr("[::1]:0"), false, false).is_ok());
-        assert!(refuse_exposed(&addr("0.0.0.0:0"), true, false).is_ok());
-        assert!(refuse_exposed(&addr("0.0.0.0:0"), false, true).is_ok());
-        let refusal = refuse_exposed(&addr("0.0.0.0:8080"), false, false).unwrap_err().to_string();
+    fn listens_beyond_loopback_only_for_known_callers_or_when_told_that_it_is_insecure() {
+        let check = |listen, config: &str, insecure| {
+            let config = toml::from_str(config).unwrap();
+            refuse_exposed(&Config { listen: addr(listen), ..config }, insecure)
+        };
+        for loopback in ["127.0.0.1:0", "localhost:0", "[::1]:0"] {
+            assert!(check(loopback, "", false).is_ok());
+        }
+        assert!(check("0.0.0.0:0", "", true).is_ok());
+        assert!(check("0.0.0.0:0", "[auth]\nkeys = 'keys'", false).is_ok());
+        let refusal = check("0.0.0.0:8080", "", false).unwrap_err().to_string();
         assert!(refusal.contains("0.0.0.0:8080") && refusal.contains("--insecure"), "{refusal}");
+
+        let encrypted = "[tls]\ncert = 'c'\nkey = 'k'\n";
+        let known = format!("{encrypted}client_ca = 'a'\n");
+        assert!(check("0.0.0.0:0", encrypted, false).is_err(), "who posts is not known");
+        assert!(check("0.0.0.0:0", &known, false).is_ok());
+        assert!(check("0.0.0.0:0", &format!("{known}client_auth = 'optional'"), false).is_err());
     }
 
     #[test]

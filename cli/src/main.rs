@@ -67,11 +67,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
 async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     match command {
         Command::Up(up) => {
-            listen::refuse_exposed(&config.listen, config.auth.is_on(), up.http.insecure)?;
+            listen::refuse_exposed(&config, up.http.insecure)?;
             roles::run(Roles::ALL, config, telemetry).await
         }
         Command::Ingest(ingest) => {
-            listen::refuse_exposed(&config.listen, config.auth.is_on(), ingest.http.insecure)?;
+            listen::refuse_exposed(&config, ingest.http.insecure)?;
             log::require_shared(&config, "ingest")?;
             roles::run(Roles::INGEST, config, telemetry).await
         }

@@ -4,6 +4,7 @@
 //! system.
 
 use crate::log::Place;
+use ingest::Tls;
 use lake::dataset::Dataset;
 use lake::store::Lake;
 use std::fmt;
@@ -14,6 +15,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 pub struct Welcome<'a> {
     pub datasets: &'a [Dataset],
     pub gateway: Option<SocketAddr>,
+    pub tls: &'a Tls,
+    /// Whether who posts must have a key.
+    pub asks_for_keys: bool,
     pub admin: SocketAddr,
     pub log: Option<Place>,
     pub lake: Option<&'a Lake>,
@@ -31,9 +35,10 @@ impl Welcome<'_> {
 
 impl fmt::Display for Welcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls.is_on() { "https" } else { "http" };
         for Dataset { name, .. } in self.datasets {
             if let Some(gateway) = self.gateway {
-                writeln!(f, "POST events to {}/v1/events/{name}", url(gateway))?;
+                writeln!(f, "POST events to {}/v1/events/{name}", url(scheme, gateway))?;
             }
             if let Some(lake) = self.lake {
                 writeln!(f, "table {name} at {}", lake.table_url(name))?;
@@ -42,11 +47,15 @@ impl fmt::Display for Welcome<'_> {
         if let Some(log) = &self.log {
             writeln!(f, "log: {log}")?;
         }
-        writeln!(f, "admin {} (/livez /readyz /metrics)", url(self.admin))?;
+        writeln!(f, "admin {} (/livez /readyz /metrics)", url("http", self.admin))?;
         let Some(Dataset { name, .. }) = self.datasets.first() else { return Ok(()) };
         if let Some(gateway) = self.gateway {
             writeln!(f, "\nPost an event:\n")?;
-            writeln!(f, "  curl {}/v1/events/{name} -H 'content-type: application/json' \\", url(gateway))?;
+            let url = url(scheme, gateway);
+            writeln!(f, "  curl {}{url}/v1/events/{name} -H 'content-type: application/json' \\", trust(self.tls))?;
+            if self.asks_for_keys {
+                writeln!(f, "       -H 'authorization: Bearer lh_…' \\")?;
+            }
             writeln!(f, "       -d '{{\"device_id\": \"sensor-1\", \"data\": {{\"temp\": 21.5}}}}'")?;
         }
         if let Some(lake) = self.lake {
@@ -74,12 +83,23 @@ fn credentials(scheme: &str, endpoint: Option<&str>) -> String {
     format!(" INSTALL aws; LOAD aws;\n  CREATE SECRET (TYPE s3, PROVIDER credential_chain{endpoint});")
 }
 
+/// What curl needs to be told of certificates that were made for this gateway; with those of a public authority, and
+/// the gateway's name in the URL, nothing.
+fn trust(tls: &Tls) -> String {
+    let Some(cert) = &tls.cert else { return String::new() };
+    let client = match tls.requires_client_certificate() {
+        true => "--cert CLIENT.pem --key CLIENT.key ",
+        false => "",
+    };
+    format!("--cacert '{}' {client}", cert.display())
+}
+
 /// An address that a client on this machine can use.
-fn url(mut listening: SocketAddr) -> String {
+fn url(scheme: &str, mut listening: SocketAddr) -> String {
     if listening.ip().is_unspecified() {
         listening.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    format!("http://{listening}")
+    format!("{scheme}://{listening}")
 }
 
 #[cfg(test)]
@@ -95,6 +115,8 @@ mod tests {
         let welcome = Welcome {
             datasets: &datasets,
             gateway: Some("0.0.0.0:41234".parse().unwrap()),
+            tls: &Tls::default(),
+            asks_for_keys: true,
             admin: "127.0.0.1:9090".parse().unwrap(),
             log: Some(Place::Kafka { brokers: "k:9092".into() }),
             lake: Some(&lake),
@@ -111,6 +133,16 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
         assert!(text.contains(&format!("delta_scan('{table}')")), "{text}");
+        assert!(text.contains("-H 'authorization: Bearer lh_…' \\\n"), "{text}");
+        assert!(text.contains("  curl http://127.0.0.1:41234/v1/events/events -H"), "{text}");
+
+        let tls: Tls = toml::from_str("cert = 'a b.pem'\nkey = 'k'\nclient_ca = 'c'").unwrap();
+        let text = Welcome { tls: &tls, ..welcome }.to_string();
+        assert!(text.starts_with("POST events to https://127.0.0.1:41234/v1/events/events\n"), "{text}");
+        assert!(text.contains("admin http://"), "the admin listener stays plain: {text}");
+        let curl =
+            "  curl --cacert 'a b.pem' --cert CLIENT.pem --key CLIENT.key https://127.0.0.1:41234/v1/events/events";
+        assert!(text.contains(curl), "{text}");
     }
 
     #[test]

@@ -3,9 +3,16 @@
 //! Every bound on memory and time of the gateway is here, with a default that runs on a laptop. There is no way to
 //! switch a bound off, only to set it high.
 
+mod limit;
+
+pub use limit::Limit;
+pub(crate) use limit::Rate;
+
+use crate::proxies::{ProxyHeader, TrustedProxies};
+use crate::tls::Tls;
 use bytesize::ByteSize;
 use serde::Deserialize;
-use std::num::NonZeroU32;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// All that the gateway is told.
@@ -15,6 +22,8 @@ pub struct Config {
     pub http: Http,
     /// The section `[limits]`.
     pub limits: Limits,
+    /// The section `[tls]`.
+    pub tls: Tls,
 }
 
 /// Sizes and times of requests: the section `[ingest]`.
@@ -64,6 +73,10 @@ pub struct Http {
     /// At shutdown, requests under way may take this long to finish.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// Addresses and networks of proxies that say whom they forward for. Nobody else is believed.
+    pub trusted_proxies: TrustedProxies,
+    /// The header in which they say it.
+    pub proxy_header: ProxyHeader,
     /// A log line for each request: who posted, where to, how many events, and what became of them.
     pub audit: bool,
 }
@@ -86,6 +99,8 @@ impl Default for Http {
             idempotency_memory: ByteSize::mib(64),
             idempotency_wait: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(40),
+            trusted_proxies: TrustedProxies::default(),
+            proxy_header: ProxyHeader::default(),
             audit: false,
         }
     }
@@ -103,74 +118,43 @@ impl Http {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// For each `device_id`.
+    /// For each `device_id`; an event's bytes are those of its JSON text.
     pub per_device: Option<Limit>,
-    /// For each address that connects; an IPv6 address counts by its /64 network.
+    /// For each API key, by its name; who posts without one has none. From here on bytes are those of the body, after
+    /// decompression.
+    pub per_key: Option<Limit>,
+    /// For each address that connects, or that a trusted proxy names; an IPv6 address counts by its /64 network.
     pub per_ip: Option<Limit>,
+    /// For each dataset, unless `datasets` names it.
+    pub per_dataset: Option<Limit>,
     /// For this gateway as a whole.
     pub global: Option<Limit>,
-    /// Devices (and addresses) that are told apart without error; memory is 16 to 32 bytes for each, whether used or
-    /// not. With more than this active at once, some are held back too early, never too late.
+    /// Limits of single datasets, in the place of `per_dataset`.
+    pub datasets: BTreeMap<String, Limit>,
+    /// Devices (and keys, and addresses) that are told apart without error. Each rate of `per_device`, `per_key` and
+    /// `per_ip` takes 16 to 32 bytes for each, whether used or not. With more than this active at once, some are held
+    /// back too early, never too late.
     pub max_keys: u32,
+}
+
+impl Limits {
+    /// The limit of one dataset.
+    pub(crate) fn of_dataset(&self, name: &str) -> Option<Limit> {
+        self.datasets.get(name).copied().or(self.per_dataset)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { per_device: None, per_ip: None, global: None, max_keys: 1_000_000 }
-    }
-}
-
-/// A rate with a burst: `{ events_per_second = 100, burst = 1000 }`. Without `burst`, one second's worth.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(try_from = "LimitSpec")]
-pub struct Limit {
-    events_per_second: f64,
-    burst: NonZeroU32,
-}
-
-/// The longest time in which a burst may fill up again: beyond it nanoseconds would overflow.
-const MAX_REFILL: Duration = Duration::from_secs(30 * 24 * 3600);
-
-impl Limit {
-    /// A limit of `events_per_second`, which may be a fraction, with room for `burst` events at once.
-    pub fn new(events_per_second: f64, burst: u32) -> Result<Limit, ConfigError> {
-        if !(events_per_second > 0.0 && events_per_second <= 1e9) {
-            return Err(ConfigError { field: "events_per_second", problem: "must be above 0 and at most 1000000000" });
+        Limits {
+            per_device: None,
+            per_key: None,
+            per_ip: None,
+            per_dataset: None,
+            global: None,
+            datasets: BTreeMap::new(),
+            max_keys: 1_000_000,
         }
-        let Some(burst) = NonZeroU32::new(burst) else {
-            return Err(ConfigError { field: "burst", problem: "must be at least 1" });
-        };
-        if f64::from(burst.get()) / events_per_second > MAX_REFILL.as_secs_f64() {
-            return Err(ConfigError { field: "burst", problem: "must fill up within 30 days at `events_per_second`" });
-        }
-        Ok(Limit { events_per_second, burst })
-    }
-
-    /// Events that may come at once.
-    pub fn burst(&self) -> NonZeroU32 {
-        self.burst
-    }
-
-    /// The time that one event takes to be allowed again.
-    pub(crate) fn period(&self) -> Duration {
-        Duration::from_secs_f64(1.0 / self.events_per_second).max(Duration::from_nanos(1))
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LimitSpec {
-    events_per_second: f64,
-    burst: Option<u32>,
-}
-
-impl TryFrom<LimitSpec> for Limit {
-    type Error = ConfigError;
-
-    fn try_from(spec: LimitSpec) -> Result<Limit, ConfigError> {
-        // `as` saturates, and `new` refuses what is left.
-        let burst = spec.burst.unwrap_or(spec.events_per_second.ceil() as u32);
-        Limit::new(spec.events_per_second, burst)
     }
 }
 
@@ -223,7 +207,7 @@ impl Config {
                 return invalid(field, "must be longer than 0s");
             }
         }
-        Ok(())
+        self.tls.check()
     }
 }
 
@@ -242,26 +226,20 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_defaults_to_one_second_and_at_least_one_event() {
-        let limit = |json| serde_json::from_str::<Limit>(json).unwrap();
-        assert_eq!(limit(r#"{"events_per_second":2.5}"#).burst().get(), 3);
-        assert_eq!(limit(r#"{"events_per_second":0.1}"#).burst().get(), 1);
-        assert_eq!(limit(r#"{"events_per_second":0.1}"#).period(), Duration::from_secs(10));
+    fn refuses_unknown_fields() {
+        assert!(serde_json::from_str::<Http>(r#"{"max_boddy":"1MiB"}"#).is_err());
+        assert!(serde_json::from_str::<Limits>(r#"{"per_devices":null}"#).is_err());
     }
 
     #[test]
-    fn refuses_limits_that_cannot_work_and_unknown_fields() {
-        for json in [
-            r#"{"events_per_second":0}"#,
-            r#"{"events_per_second":-1}"#,
-            r#"{"events_per_second":10,"burst":0}"#,
-            r#"{"events_per_second":0.000001,"burst":4000000}"#,
-            r#"{"events_per_second":10,"brust":5}"#,
-        ] {
-            assert!(serde_json::from_str::<Limit>(json).is_err(), "{json}");
-        }
-        assert!(serde_json::from_str::<Http>(r#"{"max_boddy":"1MiB"}"#).is_err());
-        assert!(serde_json::from_str::<Limits>(r#"{"per_devices":null}"#).is_err());
+    fn a_dataset_has_the_limit_of_all_or_its_own() {
+        let limits: Limits = serde_json::from_str(
+            r#"{"per_dataset":{"events_per_second":1},"datasets":{"trips":{"events_per_second":2}}}"#,
+        )
+        .unwrap();
+        assert_eq!(limits.of_dataset("events"), Some(Limit::new(1.0, 1).unwrap()));
+        assert_eq!(limits.of_dataset("trips"), Some(Limit::new(2.0, 2).unwrap()));
+        assert_eq!(Limits::default().of_dataset("trips"), None);
     }
 
     #[test]

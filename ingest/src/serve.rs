@@ -1,38 +1,33 @@
 //! Takes connections and answers them until told to stop.
 //!
-//! HTTP/1.1 with keep-alive, and HTTP/2 for clients that start with it (no TLS, so no negotiation). A connection that
-//! does not get to the point is closed: the first request head within `header_timeout`, each further one within
-//! `idle_timeout`. At most `max_connections` are open, so memory is bounded before any request is read.
+//! HTTP/1.1 with keep-alive, and HTTP/2: negotiated by TLS ([`crate::tls`]), or without TLS for clients that start with
+//! it. A connection that does not get to the point is closed ([`connection`]). At most `max_connections` are open, so
+//! memory is bounded before any request is read.
 //!
 //! At shutdown the listener is closed first; requests under way are finished, idle connections closed, and what is still
 //! open after `drain_timeout` is cut off. A request that is cut off has not been answered, so nothing was promised.
 
+mod connection;
+
 use crate::config::{Config, Http};
 use crate::metrics;
 use crate::routes::{Deps, Gateway, routes};
-use anyhow::Context as _;
+use crate::tls;
+use anyhow::Context;
 use axum::Router;
-use axum::extract::{ConnectInfo, Request};
-use axum::http;
-use axum::response::Response;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use connection::Connection;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tower::Service;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 /// How often states are published as metrics.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
@@ -53,7 +48,8 @@ pub async fn serve(
     config.check().context("check the settings of the gateway")?;
     let address = listener.local_addr().context("read the address of the gateway")?;
     let gateway = Gateway::new(&config, deps);
-    let server = Server::new(&config.http, routes(Arc::clone(&gateway)));
+    let tls = tls::Acceptor::open(&config.tls).context("[tls]")?;
+    let server = Server::new(&config.http, tls, routes(Arc::clone(&gateway)));
     let mut connections = JoinSet::new();
     info!(%address, "gateway listens");
 
@@ -72,8 +68,12 @@ pub async fn serve(
             }
             Some(_) = connections.join_next() => {}
             accepted = server.accept(&listener) => match accepted {
-                Ok((stream, peer, permit)) => {
-                    connections.spawn(server.connection(stream, peer, permit));
+                Ok((stream, peer, room)) => {
+                    let connection = server.connection(peer).run(stream);
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(room);
+                    });
                 }
                 Err(err) => pause_after(&err).await,
             },
@@ -81,6 +81,9 @@ pub async fn serve(
     }
     drop(listener);
     server.drain(connections, config.http.drain_timeout).await;
+    if let Some(spill) = &gateway.spill {
+        spill.close().await;
+    }
     Ok(())
 }
 
@@ -88,12 +91,14 @@ struct Server {
     builder: Builder<TokioExecutor>,
     router: Router,
     room: Arc<Semaphore>,
+    tls: Option<tls::Acceptor>,
     header_timeout: Duration,
-    graceful: GracefulShutdown,
+    idle_timeout: Duration,
+    closing: CancellationToken,
 }
 
 impl Server {
-    fn new(config: &Http, router: Router) -> Server {
+    fn new(config: &Http, tls: Option<tls::Acceptor>, router: Router) -> Server {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -113,8 +118,10 @@ impl Server {
             builder,
             router,
             room: Arc::new(Semaphore::new(config.max_connections as usize)),
+            tls,
             header_timeout: config.header_timeout,
-            graceful: GracefulShutdown::new(),
+            idle_timeout: config.idle_timeout,
+            closing: CancellationToken::new(),
         }
     }
 
@@ -126,43 +133,22 @@ impl Server {
         Ok((stream, peer, permit))
     }
 
-    /// One connection from its first byte to its last.
-    fn connection(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        room: OwnedSemaphorePermit,
-    ) -> impl Future<Output = ()> + use<> {
-        // Answers are small and awaited; a failure shows itself at the first write.
-        let _ = stream.set_nodelay(true);
-        let begun = Arc::new(AtomicBool::new(false));
-        let service = Peer { router: self.router.clone(), peer, begun: Arc::clone(&begun) };
-        let connection = self.builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        let connection = self.graceful.watch(connection.into_owned());
-        let header_timeout = self.header_timeout;
-        async move {
-            let _room = room;
-            tokio::pin!(connection);
-            let outcome = tokio::select! {
-                outcome = &mut connection => outcome,
-                () = tokio::time::sleep(header_timeout) => {
-                    if !begun.load(Ordering::Relaxed) {
-                        debug!(%peer, "connection sent no request in time");
-                        return;
-                    }
-                    connection.await
-                }
-            };
-            if let Err(error) = outcome {
-                debug!(%peer, error, "connection broke");
-            }
+    fn connection(&self, peer: SocketAddr) -> Connection {
+        Connection {
+            http: self.builder.clone(),
+            router: self.router.clone(),
+            tls: self.tls.clone(),
+            peer,
+            header_timeout: self.header_timeout,
+            idle_timeout: self.idle_timeout,
+            closing: self.closing.clone(),
         }
     }
 
     async fn drain(self, mut connections: JoinSet<()>, timeout: Duration) {
         let open = connections.len();
         let finish = async {
-            self.graceful.shutdown().await;
+            self.closing.cancel();
             while connections.join_next().await.is_some() {}
         };
         if tokio::time::timeout(timeout, finish).await.is_ok() {
@@ -180,32 +166,5 @@ async fn pause_after(err: &io::Error) {
     if !matches!(err.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         warn!(error = %err, "cannot take another connection");
         tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
-}
-
-/// The router as one connection sees it: it knows its peer, and notes that a request has begun.
-#[derive(Clone)]
-struct Peer {
-    router: Router,
-    peer: SocketAddr,
-    begun: Arc<AtomicBool>,
-}
-
-impl<B> Service<http::Request<B>> for Peer
-where
-    Router: Service<http::Request<B>, Response = Response, Error = Infallible>,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = <Router as Service<http::Request<B>>>::Future;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        self.begun.store(true, Ordering::Relaxed);
-        request.extensions_mut().insert(ConnectInfo(self.peer));
-        self.router.call(request)
     }
 }

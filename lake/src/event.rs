@@ -51,7 +51,7 @@ pub struct Invalid {
 }
 
 /// The closed set of reasons. The gateway answers them per event; the dead-letter table has them as a column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::VariantArray)]
 pub enum Reason {
     InvalidJson,
     NotAnObject,

@@ -1,8 +1,14 @@
-//! What holds on a real socket: keep-alive, HTTP/2, slow senders, early refusals, and the drain at shutdown.
+//! What holds on a real socket: keep-alive, HTTP/2, TLS, slow senders, early refusals, and the drain at shutdown.
 
-#[path = "connections/forms.rs"]
-mod forms;
+#![allow(unreachable_pub, reason = "a test exports nothing: `pub` tells what a module offers the others")]
+
+#[path = "../support/mod.rs"]
 mod support;
+
+mod forms;
+mod tls;
+mod hostile;
+mod hostile_h2;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -12,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::{Fault, MemoryLog, array, datasets};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +55,7 @@ fn head(more: &str) -> String {
 }
 
 /// One answer: its head and its body.
-async fn answer(stream: &mut TcpStream) -> (String, String) {
+async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> (String, String) {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes);
@@ -65,7 +71,7 @@ async fn answer(stream: &mut TcpStream) -> (String, String) {
 }
 
 /// Whether the other end closes within the time.
-async fn closes(stream: &mut TcpStream, within: Duration) -> bool {
+async fn closes(stream: &mut (impl AsyncRead + Unpin), within: Duration) -> bool {
     let read = async { while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {} };
     tokio::time::timeout(within, read).await.is_ok()
 }
