@@ -73,7 +73,7 @@ impl Why {
     /// Whether it would be the same if the event came again.
     pub(crate) fn is_final(self) -> bool {
         match self {
-            Why::Invalid(_) | Why::DeviceNotAllowed => true,
+            Why::Invalid(_) | Why::InvalidCloudEvent | Why::DeviceNotAllowed => true,
             Why::RateLimited | Why::NotWhole | Why::LogUnavailable => false,
         }
     }
