@@ -50,6 +50,8 @@ pub(crate) struct Rejection {
 pub(crate) enum Why {
     /// It will never be accepted as it is.
     Invalid(Reason),
+    /// It is not what CloudEvents demands.
+    InvalidCloudEvent,
     /// The key or token it came with is not for its device.
     DeviceNotAllowed,
     /// Its device is over its limit: send it again later.
@@ -71,7 +73,7 @@ impl Why {
     /// Whether it would be the same if the event came again.
     pub(crate) fn is_final(self) -> bool {
         match self {
-            Why::Invalid(_) | Why::DeviceNotAllowed => true,
+            Why::Invalid(_) | Why::InvalidCloudEvent | Why::DeviceNotAllowed => true,
             Why::RateLimited | Why::NotWhole | Why::LogUnavailable => false,
         }
     }
@@ -79,6 +81,7 @@ impl Why {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Why::Invalid(reason) => reason.as_str(),
+            Why::InvalidCloudEvent => "invalid_cloudevent",
             Why::DeviceNotAllowed => "device_not_allowed",
             Why::RateLimited => "rate_limited",
             Why::NotWhole => "not_whole",

@@ -119,6 +119,7 @@ pub(super) fn test_key(place: u64, body: u64) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::peer;
     use axum::http::Request;
 
     fn head(uri: &str, keys: &[&str]) -> Parts {
@@ -131,7 +132,7 @@ mod tests {
 
     fn place(uri: &str, keys: &[&str]) -> Result<Option<Place>, BadKey> {
         let head = head(uri, keys);
-        Place::of(&head, &Caller::of(&head), "events")
+        Place::of(&head, &Caller::anybody(peer(&head)), "events")
     }
 
     #[test]
@@ -159,13 +160,13 @@ mod tests {
     fn another_caller_another_dataset_or_another_query_is_another_place() {
         let here = place("/", &["a"]);
         let named = head("/", &["a"]);
-        let caller = |name: &str| Caller { name: Some(name.into()), ..Caller::of(&named) };
+        let caller = |name: &str| Caller { name: Some(name.into()), ..Caller::anybody(peer(&named)) };
         let of = |name: &str| Place::of(&named, &caller(name), "events");
         assert_eq!(of("x"), of("x"));
         assert!(of("x") != of("y") && of("x") != here);
         assert_ne!(here, place("/?atomic=true", &["a"]));
         let elsewhere = head("/", &["a"]);
-        assert_ne!(here, Place::of(&elsewhere, &Caller::of(&elsewhere), "heartbeats"));
+        assert_ne!(here, Place::of(&elsewhere, &Caller::anybody(peer(&elsewhere)), "heartbeats"));
     }
 
     #[test]
