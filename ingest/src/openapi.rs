@@ -46,6 +46,7 @@ fn components() -> Value {
     let mut components = json!({
         "Event": schemas::event(),
         "Events": schemas::events(),
+        "CloudEvent": schemas::cloud_event(),
         "Problem": Problem::schema(),
         "Index": Index::schema(),
         "Report": Report::schema(),
