@@ -65,7 +65,7 @@ fn body() -> Value {
                 "examples": {"one": {"summary": "One CloudEvent", "value": cloud_event}},
             },
             "application/cloudevents-batch+json": {
-                "schema": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/CloudEvent"}},
+                "schema": {"type": "array", "items": {"$ref": "#/components/schemas/CloudEvent"}},
                 "examples": {"several": {"summary": "CloudEvents", "value": [cloud_event]}},
             },
             "application/json": {
