@@ -35,7 +35,7 @@ impl Caller {
 }
 
 /// Who is at the other end of the connection. Without a socket (in a test of the routes) everybody is the same.
-fn peer(head: &Parts) -> IpAddr {
+pub(crate) fn peer(head: &Parts) -> IpAddr {
     match head.extensions.get::<ConnectInfo<SocketAddr>>() {
         Some(ConnectInfo(peer)) => peer.ip(),
         None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -39,7 +39,7 @@ impl Budget {
         Reservation { budget: Arc::clone(self), bytes: 0, ceiling: ceiling.min(self.max) }
     }
 
-    #[cfg(test)]
+    /// The same, as long as anything of the budget is left.
     pub(crate) fn reserve(self: &Arc<Budget>) -> Reservation {
         self.reserve_below(self.max)
     }

@@ -170,7 +170,7 @@ impl Refusal {
             ),
             Undecodable(undecodable) => row(
                 StatusCode::BAD_REQUEST,
-                "malformed-body",
+                "undecodable-body",
                 "The body is not compressed as it says",
                 undecodable_detail(undecodable),
             ),

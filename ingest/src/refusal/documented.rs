@@ -5,12 +5,13 @@
 
 use super::{Problem, Refusal, Row};
 use crate::answer::{Report, Why};
+use crate::body::Undecodable;
 use crate::config::Limit;
 use crate::decode::{Malformed, Unsupported};
-use crate::limits::{Exceeded, Scope};
+use crate::limits::{Exceeded, Policy, Scope, TooMuch, Unit};
 use axum::http::{HeaderMap, StatusCode};
 use lake::event::Reason;
-use std::num::NonZeroU32;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// One refusal as documents show it.
@@ -91,6 +92,10 @@ fn texts(refusal: &Refusal) -> (&'static str, &'static str) {
             "`Content-Type` or `Content-Encoding` is missing or names what the gateway does not read.",
             "Send the events in one of the forms that `detail` names.",
         ),
+        Undecodable(_) => (
+            "The body is not what `Content-Encoding` says: not of that form, cut short, or with something behind its end.",
+            "Send the events again, compressed anew or not at all.",
+        ),
         Malformed(_) => (
             "The body as a whole cannot be taken apart into events: it is empty, no UTF-8, or no JSON array.",
             "Do not send it again as it is.",
@@ -102,13 +107,13 @@ fn texts(refusal: &Refusal) -> (&'static str, &'static str) {
         BodyTooLarge { .. } => ("The body has more bytes than `[ingest] max_body`.", "Send fewer events at once."),
         TooManyEvents { .. } => ("The body has more events than `[ingest] max_events`.", "Send fewer events at once."),
         OverBurst { .. } => (
-            "A rate limit never lets so many events through at once, however long the device waits.",
-            "Send at most so many events at once as `detail` says.",
+            "A rate limit never lets so many events or bytes through at once, however long the device waits.",
+            "Send at most so much at once as `detail` says.",
         ),
-        BodyTooSlow => ("The body took longer than `[ingest] body_timeout`.", "Send it again, in smaller requests."),
+        BodyTooSlow => ("The body took longer than `[ingest] body_timeout`, or came more slowly than `[ingest] min_rate`.", "Send it again, in smaller requests."),
         BodyBroken => ("The connection broke within the body, or its framing is not HTTP.", "Send it again."),
         RateLimited { .. } => (
-            "A rate limit of the device, its address or the gateway is used up.",
+            "A rate limit of the device, its key, its address, the dataset or the gateway is used up.",
             "Wait for `Retry-After` seconds, then send the same events again.",
         ),
         Busy { .. } => (
@@ -130,8 +135,10 @@ fn texts(refusal: &Refusal) -> (&'static str, &'static str) {
 fn examples() -> Vec<Refusal> {
     use Refusal::*;
     let retry_after = Duration::from_secs(7);
-    let limit = Limit::new(10.0, 20).expect("a limit");
-    let exceeded = Exceeded { scope: Scope::Device, limit, remaining: 0, wait: Duration::from_millis(1_500) };
+    let rate = Limit::new(10.0, 20).expect("a limit").events.expect("of events");
+    let policy = |scope| Policy { scope, unit: Unit::Events };
+    let exceeded = Exceeded { policy: policy(Scope::Device), rate, remaining: 0, wait: Duration::from_millis(1_500) };
+    let too_much = TooMuch { policy: policy(Scope::Ip), largest: NonZeroU64::MIN.saturating_add(999) };
     vec![
         NoSuchPath,
         UnknownDataset { known: "events, heartbeats".into() },
@@ -148,9 +155,10 @@ fn examples() -> Vec<Refusal> {
         Busy { retry_after },
         KeyReused,
         KeyInUse { retry_after },
+        Undecodable(self::Undecodable { coding: "gzip", at: 1_024, problem: "it is cut short".into() }),
         Malformed(self::Malformed::Json("EOF while parsing a list at line 1 column 5".into())),
         TooManyEvents { max: 50_000 },
-        OverBurst { scope: Scope::Ip, largest: NonZeroU32::MIN.saturating_add(999) },
+        OverBurst { too_much, report: None },
         Invalid(report(Why::Invalid(Reason::InvalidTime), "`time` must be RFC 3339, as 2026-01-31T12:00:00Z")),
         DevicesNotAllowed(report(Why::DeviceNotAllowed, "the key is not for this device")),
         NotWhole { report: report(Why::Invalid(Reason::InvalidTime), "too old"), exceeded: None },
