@@ -39,6 +39,7 @@ pub struct Config {
     pub limits: ingest::Limits,
     pub ingest: ingest::Http,
     pub tls: ingest::Tls,
+    pub spill: ingest::SpillConfig,
     pub flush: FlushConfig,
     pub memory: Memory,
     pub compaction: compactor::Config,
@@ -58,6 +59,7 @@ impl Default for Config {
             limits: ingest::Limits::default(),
             ingest: ingest::Http::default(),
             tls: ingest::Tls::default(),
+            spill: ingest::SpillConfig::default(),
             flush: FlushConfig::default(),
             memory: Memory::default(),
             compaction: compactor::Config::default(),
@@ -115,6 +117,14 @@ impl Config {
     fn check(&self) -> anyhow::Result<()> {
         self.datasets()?;
         self.gateway().check().context("[ingest], [limits] and [tls]")?;
+        self.check_datasets_of_limits()?;
+        self.spill.check().context("[spill]")?;
+        if self.spill.max_bytes.is_some() && self.kafka.brokers.is_none() {
+            bail!(
+                "spill.max_bytes is for events that Kafka does not take, and no brokers are given: the embedded log is on \
+                 this machine's disk itself; leave it out, or give [kafka] brokers"
+            );
+        }
         self.auth.check().context("[auth]")?;
         if self.flush.every.is_zero() {
             bail!("flush.every is 0: give the time after which events must be in the table, such as \"5s\"");
@@ -126,6 +136,17 @@ impl Config {
             bail!("compaction.every is 0: give the time between two rounds, such as \"30s\"");
         }
         Ok(())
+    }
+
+    /// A limit of a dataset that does not exist would limit nothing.
+    fn check_datasets_of_limits(&self) -> anyhow::Result<()> {
+        let known: Vec<String> = self.datasets()?.into_iter().map(|dataset| dataset.name).collect();
+        match self.limits.datasets.keys().find(|name| !known.contains(name)) {
+            Some(name) => {
+                bail!("limits.datasets.{name}: there is no such dataset, the datasets are {}", known.join(", "))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What the gateway is told.
@@ -150,6 +171,11 @@ impl Config {
     /// Where the tables are: a URL, or a directory.
     pub fn lake_location(&self) -> String {
         self.lake.clone().unwrap_or_else(|| self.data.join("lake").display().to_string())
+    }
+
+    /// Directory of the gateway's queue on disk.
+    pub fn spill_directory(&self) -> PathBuf {
+        self.spill.directory.clone().unwrap_or_else(|| self.data.join("spill"))
     }
 
     /// Directory of the embedded log.

@@ -1,6 +1,7 @@
 //! Opens the log that the configuration names: Kafka if it has brokers, else the one on this machine.
 
 use crate::config::Config;
+use crate::failure::in_one_line;
 use anyhow::{Context, bail};
 use eventlog::Log;
 use eventlog::kafka::{KafkaLog, KafkaOptions};
@@ -9,6 +10,7 @@ use lake::dataset::Dataset;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::warn;
 
 /// Which log is meant.
@@ -47,6 +49,38 @@ fn fetched_ahead(config: &Config, datasets: &[Dataset]) -> usize {
 
 /// Opens it, and makes the topics that it lacks.
 pub async fn open(config: &Config, datasets: &[Dataset]) -> anyhow::Result<Arc<dyn Log>> {
+    let log = connect(config, datasets, false).await?;
+    make_topics(&log, datasets).await?;
+    Ok(log)
+}
+
+/// The same for a gateway that can do without the log for a while: topics are made once a broker answers.
+pub async fn open_later(config: &Config, datasets: &[Dataset]) -> anyhow::Result<Arc<dyn Log>> {
+    let log = connect(config, datasets, true).await?;
+    if log.health().is_ok() {
+        make_topics(&log, datasets).await?;
+        return Ok(log);
+    }
+    let (weak, datasets) = (Arc::downgrade(&log), datasets.to_vec());
+    tokio::spawn(async move {
+        while let Some(log) = weak.upgrade() {
+            if log.health().is_ok() {
+                match make_topics(&log, &datasets).await {
+                    Ok(()) => return,
+                    Err(err) => warn!(error = in_one_line(&err), "cannot make the topics yet"),
+                }
+            }
+            drop(log);
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    });
+    Ok(log)
+}
+
+/// How often a log that is down is asked for its topics.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+async fn connect(config: &Config, datasets: &[Dataset], may_be_down: bool) -> anyhow::Result<Arc<dyn Log>> {
     let place = place(config);
     let log: Arc<dyn Log> = match &place {
         Place::Kafka { brokers } => {
@@ -56,6 +90,7 @@ pub async fn open(config: &Config, datasets: &[Dataset]) -> anyhow::Result<Arc<d
                 group_instance_id: config.kafka.group_instance_id.clone(),
                 transactional_id: config.kafka.transactional_id.clone(),
                 consumer_queue_bytes: fetched_ahead(config, datasets),
+                may_be_down,
                 ..KafkaOptions::default()
             };
             let log = KafkaLog::connect(options).await;
@@ -73,6 +108,10 @@ pub async fn open(config: &Config, datasets: &[Dataset]) -> anyhow::Result<Arc<d
             Arc::new(log.context("cannot use the embedded log (choose another directory with --data)")?)
         }
     };
+    Ok(log)
+}
+
+async fn make_topics(log: &Arc<dyn Log>, datasets: &[Dataset]) -> anyhow::Result<()> {
     for dataset in datasets {
         let declared = dataset.spec.partitions;
         let found = log.ensure_topic(&dataset.name, declared).await;
@@ -81,7 +120,7 @@ pub async fn open(config: &Config, datasets: &[Dataset]) -> anyhow::Result<Arc<d
             warn!(dataset = dataset.name, declared, found, "topic has another number of partitions than declared");
         }
     }
-    Ok(log)
+    Ok(())
 }
 
 impl fmt::Display for Place {

@@ -61,6 +61,7 @@ struct Surroundings {
     gateway: Option<TcpListener>,
     auth: Option<Arc<Auth>>,
     log: Option<Arc<dyn Log>>,
+    spill: Option<ingest::Spill>,
     lake: Option<Lake>,
     roles: Roles,
 }
@@ -85,13 +86,20 @@ impl Surroundings {
             false => None,
         };
         let log = match roles.gateway || roles.processor {
+            true if roles == Roles::INGEST && config.spill.max_bytes.is_some() => {
+                Some(log::open_later(config, &datasets).await?)
+            }
             true => Some(log::open(config, &datasets).await?),
+            false => None,
+        };
+        let spill = match roles.gateway {
+            true => ingest::Spill::open(&config.spill, config.spill_directory(), &datasets).await?,
             false => None,
         };
         if let (Some(lake), true) = (&lake, roles.processor) {
             tables::prepare(lake, &datasets).await?;
         }
-        Ok(Surroundings { datasets, admin, gateway, auth, log, lake, roles })
+        Ok(Surroundings { datasets, admin, gateway, auth, log, spill, lake, roles })
     }
 
     fn welcome<'a>(&'a self, config: &'a Config) -> anyhow::Result<Welcome<'a>> {
@@ -99,6 +107,7 @@ impl Surroundings {
             datasets: &self.datasets,
             gateway: self.gateway.as_ref().map(TcpListener::local_addr).transpose()?,
             tls: &config.tls,
+            asks_for_keys: self.auth.is_some(),
             admin: self.admin.local_addr()?,
             log: self.log.is_some().then(|| log::place(config)),
             lake: self.lake.as_ref(),
@@ -110,10 +119,20 @@ impl Surroundings {
         let mut health = Health::default();
         let mut parts = Parts::default();
         if let Some(log) = self.log.clone() {
-            health.watch("log", move || log.health().map_err(|err| err.to_string()));
+            let spills = self.spill.as_ref().is_some_and(ingest::Spill::takes);
+            health.watch("log", move || match log.health() {
+                Ok(()) => Readiness::Ready,
+                // Events are accepted all the same.
+                Err(err) if spills => Readiness::Degraded(err.to_string()),
+                Err(err) => Readiness::Unready(err.to_string()),
+            });
         }
         if let (Some(listener), Some(log)) = (self.gateway, self.log.clone()) {
-            let deps = ingest::Deps { auth: self.auth, ..ingest::Deps::new(log, self.datasets.clone()) };
+            let mut deps = ingest::Deps { auth: self.auth, ..ingest::Deps::new(log, self.datasets.clone()) };
+            if let Some(spill) = self.spill {
+                health.watch("spill", watch_spill(deps.condition.clone()));
+                deps.spill = Some(Arc::new(spill));
+            }
             health.watch("gateway", watch_gateway(deps.condition.clone()));
             let config = config.gateway();
             parts.start(Stage::Gateway, "gateway", |stop| ingest::serve(listener, config, deps, stop));
@@ -172,6 +191,11 @@ fn watch(progress: Arc<Progress>, beside_gateway: bool) -> impl Fn() -> Readines
 /// A gateway that answers 503 by itself stays in service: by what devices send it finds out when the log is back.
 fn watch_gateway(condition: ingest::Condition) -> impl Fn() -> Readiness {
     move || condition.trouble().map_or(Readiness::Ready, Readiness::Degraded)
+}
+
+/// What waits on disk is accepted; that it waits is worth knowing.
+fn watch_spill(condition: ingest::Condition) -> impl Fn() -> Readiness {
+    move || condition.spilled().map_or(Readiness::Ready, Readiness::Degraded)
 }
 
 /// As with a processor: only one by itself may say that the process does not get on.

@@ -16,6 +16,8 @@ pub struct Welcome<'a> {
     pub datasets: &'a [Dataset],
     pub gateway: Option<SocketAddr>,
     pub tls: &'a Tls,
+    /// Whether who posts must have a key.
+    pub asks_for_keys: bool,
     pub admin: SocketAddr,
     pub log: Option<Place>,
     pub lake: Option<&'a Lake>,
@@ -51,6 +53,9 @@ impl fmt::Display for Welcome<'_> {
             writeln!(f, "\nPost an event:\n")?;
             let url = url(scheme, gateway);
             writeln!(f, "  curl {}{url}/v1/events/{name} -H 'content-type: application/json' \\", trust(self.tls))?;
+            if self.asks_for_keys {
+                writeln!(f, "       -H 'authorization: Bearer lh_…' \\")?;
+            }
             writeln!(f, "       -d '{{\"device_id\": \"sensor-1\", \"data\": {{\"temp\": 21.5}}}}'")?;
         }
         if let Some(lake) = self.lake {
@@ -111,6 +116,7 @@ mod tests {
             datasets: &datasets,
             gateway: Some("0.0.0.0:41234".parse().unwrap()),
             tls: &Tls::default(),
+            asks_for_keys: true,
             admin: "127.0.0.1:9090".parse().unwrap(),
             log: Some(Place::Kafka { brokers: "k:9092".into() }),
             lake: Some(&lake),
@@ -127,6 +133,7 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
         assert!(text.contains(&format!("delta_scan('{table}')")), "{text}");
+        assert!(text.contains("-H 'authorization: Bearer lh_…' \\\n"), "{text}");
         assert!(text.contains("  curl http://127.0.0.1:41234/v1/events/events -H"), "{text}");
 
         let tls: Tls = toml::from_str("cert = 'a b.pem'\nkey = 'k'\nclient_ca = 'c'").unwrap();

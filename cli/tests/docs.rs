@@ -59,12 +59,41 @@ fn metrics_md_lists_every_series() {
     for (name, (kind, description)) in described.0.into_inner().unwrap() {
         page.push_str(&format!("| `{name}` | {kind} | {description} |\n"));
     }
+    assert_generated("docs/METRICS.md", &page);
+}
+
+#[test]
+fn refusals_md_lists_every_refusal_with_an_example() {
+    let document = ingest::openapi();
+    let mut page = String::from(
+        "# Refusals\n\nEvery way in which the gateway says no. Each answer is `application/problem+json` (RFC 9457); \
+         programs may rely on\n`type` and the status, the rest is for people. The same is in `/openapi.json` of every \
+         gateway.\n",
+    );
+    let responses = document["paths"]["/v1/events/{dataset}"]["post"]["responses"].as_object().unwrap();
+    for (status, response) in responses {
+        let Some(content) = response["content"].get("application/problem+json") else { continue };
+        for example in content["examples"].as_object().unwrap().values() {
+            let text = |member: &str| example[member].as_str().unwrap();
+            let body = &example["value"];
+            let kind = body["type"].as_str().unwrap();
+            page.push_str(&format!("\n## {status} `{}`\n\n", kind.rsplit(':').next().unwrap()));
+            page.push_str(&format!("{}. {}\n\n**Do:** {}\n", text("summary"), text("x-when"), text("x-advice")));
+            page.push_str(&format!("\n```json\n{}\n```\n", serde_json::to_string_pretty(body).unwrap()));
+        }
+    }
+    assert_generated("docs/REFUSALS.md", &page);
+}
+
+/// Writes the page anew if that is asked for.
+#[track_caller]
+fn assert_generated(path: &str, page: &str) {
     if std::env::var_os("LAKEHOSE_TEST_UPDATE").is_some() {
-        std::fs::write(root().join("docs/METRICS.md"), &page).unwrap();
+        std::fs::write(root().join(path), page).unwrap();
     }
     assert!(
-        read("docs/METRICS.md") == page,
-        "docs/METRICS.md is not what the code says; write it anew: LAKEHOSE_TEST_UPDATE=1 infra/test -p cli --test docs"
+        read(path) == page,
+        "{path} is not what the code says; write it anew: LAKEHOSE_TEST_UPDATE=1 infra/test -p cli --test docs"
     );
 }
 
@@ -125,6 +154,30 @@ fn every_test_that_the_documentation_names_exists() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(found > 30, "only {found} tests are named");
+}
+
+/// Under a line that names a file of examples stands a part of that file.
+#[test]
+fn what_the_documentation_shows_of_an_example_is_in_it() {
+    let page = read("docs/DEVICES.md");
+    let lines: Vec<&str> = page.lines().collect();
+    let mut shown = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let named = line.split('`').skip(1).step_by(2).find(|path| path.starts_with("docs/examples/"));
+        let (Some(file), true) = (named, line.ends_with(':')) else { continue };
+        let block: Vec<&str> = lines[at + 2..].iter().map_while(|line| line.strip_prefix("    ")).collect();
+        let margin = |line: &&str| line.len() - line.trim_start().len();
+        let text = read(file);
+        let whole: Vec<&str> = text.lines().collect();
+        // A part is shown with its own margin.
+        let is_there = whole.windows(block.len()).any(|part| {
+            let more = margin(&part[0]) - margin(&block[0]).min(margin(&part[0]));
+            part.iter().zip(&block).all(|(found, line)| found.get(more..).unwrap_or_default() == *line)
+        });
+        assert!(!block.is_empty() && is_there, "not in {file}:\n{}", block.join("\n"));
+        shown.push(file);
+    }
+    assert_eq!(shown, ["docs/examples/post.sh", "docs/examples/device.py", "docs/examples/device.c"]);
 }
 
 /// File and function of each test that a cell names.

@@ -7,12 +7,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use bytes::Bytes;
+use bytesize::ByteSize;
 use eventlog::{AppendError, Consumer, Log, LogError, NewRecord, Position};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ingest::auth::{Auth, Secret, Settings};
 use ingest::bench::{Form, frame};
-use ingest::{Config, Deps, Limit};
+use ingest::{Config, Deps, Limit, Limits};
 use lake::dataset::{Dataset, DatasetSpec};
 use lake::event::Event;
 use std::hint::black_box;
@@ -67,6 +68,16 @@ fn main() {
     let high = Limit::new(1e9, u32::MAX >> 8).expect("a limit");
     (config.limits.per_device, config.limits.per_ip, config.limits.global) = (Some(high), Some(high), Some(high));
     let limited = router(&config);
+    let both = high.and_bytes(ByteSize::tib(1), ByteSize::tib(1)).expect("a limit");
+    config.limits = Limits {
+        per_device: Some(both),
+        per_key: Some(both),
+        per_ip: Some(both),
+        per_dataset: Some(both),
+        global: Some(both),
+        ..Limits::default()
+    };
+    let limited_in_bytes = router(&config);
     let secret = Secret::from_entropy([1; 6], [2; 32]);
     let keys = format!("[[keys]]\nid = '{}'\nname = 'bench'\nsha256 = '{}'\n", secret.id(), secret.hash());
     let settings = Settings { keys_text: Some(keys), ..Settings::default() };
@@ -83,10 +94,12 @@ fn main() {
     };
     post("router, an array of 100", &plain, "application/json", &array, 100);
     post("router, 100 lines", &plain, "application/x-ndjson", &lines, 100);
-    post("router, 100 lines, all limits", &limited, "application/x-ndjson", &lines, 100);
+    post("router, 100 lines, limits of events", &limited, "application/x-ndjson", &lines, 100);
+    post("router, 100 lines, all limits", &limited_in_bytes, "application/x-ndjson", &lines, 100);
     post("router, single events", &plain, "application/json", &single, 1);
     post("router, single events, a key", &keyed, "application/json", &single, 1);
-    post("router, single events, all limits", &limited, "application/json", &single, 1);
+    post("router, single events, limits of events", &limited, "application/json", &single, 1);
+    post("router, single events, all limits", &limited_in_bytes, "application/json", &single, 1);
 
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
@@ -161,7 +174,7 @@ fn report(name: &str, events: u64, mut work: impl FnMut()) {
 
 fn print(name: &str, took: Duration, events: u64) {
     let nanos = took.as_nanos() as f64 / events as f64;
-    println!("{name:<36} {nanos:>8.0} ns/event {:>10.0} events/s per core", 1e9 / nanos);
+    println!("{name:<40} {nanos:>8.0} ns/event {:>10.0} events/s per core", 1e9 / nanos);
 }
 
 fn resident_bytes() -> usize {

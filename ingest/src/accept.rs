@@ -6,12 +6,13 @@ use crate::answer::{Report, Why};
 use crate::atomic::Options;
 use crate::audit;
 use crate::batch::{self, Batch};
-use crate::body::{Stopped, Upload};
+use crate::body::{Coding, Read, Stopped, Upload};
 use crate::caller::Caller;
+use crate::cloudevents;
 use crate::correlation;
 use crate::decode::{self, Form, Malformed};
 use crate::idempotency::Place;
-use crate::limits::Over;
+use crate::limits::{self, Over};
 use crate::pressure::Reservation;
 use crate::refusal::Refusal;
 use crate::routes::{EVENT_BYTES, Gateway, KnownDataset};
@@ -22,7 +23,6 @@ use axum::http::header::CONTENT_LENGTH;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use std::num::NonZeroU32;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use tracing::debug;
@@ -73,18 +73,19 @@ impl Gateway {
         audit::note(|line| line.dataset(&dataset.name));
         let options = Options::of(head)?;
         let form = Form::of(&head.headers)?;
-        if claimed_length(head).is_some_and(|length| length > self.max_body as u64) {
-            return Err(self.refuse_body(Stopped::TooLarge));
+        let coding = Coding::of(&head.headers)?;
+        if claimed_length(head).is_some_and(|length| length > self.body_bounds.max as u64) {
+            return Err(self.refuse_body(dataset, Stopped::TooLarge));
         }
         let place = self.place(head, &caller, dataset)?;
         if !place.is_some_and(|place| self.has_answered(&place)) {
             self.check_log(dataset)?;
         }
 
-        let mut held = self.budget.reserve();
-        let body = upload.read(self.max_body, self.body_timeout, &mut held).await;
-        let body = body.map_err(|stopped| self.refuse_body(stopped))?;
-        self.metrics.body_read(body.len());
+        let mut held = self.budget.reserve_below(dataset.max_in_flight);
+        let read = upload.read(coding, &self.body_bounds, &mut held).await;
+        let Read { body, received } = read.map_err(|stopped| self.refuse_body(dataset, stopped))?;
+        self.metrics.body_read(received, body.len());
         audit::note(|line| line.body(body.len()));
 
         let posting = Posting { dataset, caller, options, form, head };
@@ -104,14 +105,23 @@ impl Gateway {
         rest: Option<Vec<u32>>,
     ) -> Result<Report, Refusal> {
         let Posting { dataset, caller, options, form, head } = posting;
-        let mut events =
-            decode::frame(*form, body, self.max_events).map_err(|malformed| self.refuse_form(malformed))?;
-        if let Some(rest) = rest {
+        let refuse = |malformed| self.refuse_form(malformed);
+        let native = cloudevents::translate(*form, &head.headers, body, self.max_events).map_err(refuse)?;
+        let (body, mut events) = match &native {
+            None => (body, decode::frame(*form, body, self.max_events).map_err(refuse)?),
+            Some(native) => (&native.body, native.events()),
+        };
+        if let Some(rest) = &rest {
             events = rest.iter().map(|index| events[*index as usize]).collect();
         }
         audit::note(|line| line.events(events.len()));
-        held.grow(events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(spent.into()))?;
-        self.check_rate(dataset, caller, events.len())?;
+        if events.is_empty() {
+            return Ok(Report::default());
+        }
+        let translated = native.as_ref().map_or(0, |native| native.body.len());
+        held.grow(translated + events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(dataset, spent.into()))?;
+        let request = dataset.request(caller, events.len(), body.len());
+        self.check_rate(dataset, &request)?;
 
         let rules = batch::Rules {
             limits: &self.limits,
@@ -120,42 +130,47 @@ impl Gateway {
             max_age: dataset.max_age,
             max_ahead: dataset.max_ahead,
             trace: head.extensions.get().map(TraceContext::headers).unwrap_or_default(),
+            untranslated: native.as_ref().map(|native| native.untranslated(rest.as_deref())).unwrap_or_default(),
         };
         let batch = batch::sort_out(body, &events, &rules);
         if batch.report.has(Why::DeviceNotAllowed) {
             debug!(ip = %caller.ip, key = caller.name.as_deref(), dataset = dataset.name, "device is not the caller's");
         }
         if options.atomic {
-            return self.store_whole(dataset, &events, batch, held).await;
+            return self.store_whole(dataset, &request, &events, batch, held).await;
         }
-        let Batch { records, indexes, mut report, held_back } = batch;
+        let Batch { records, indexes, mut report, over } = batch;
 
         let held = Arc::new(held);
         let outcomes = self.append(dataset, records, &held).await;
         let retry_after = self.settle(dataset, &mut report, &events, &indexes, outcomes);
         dataset.metrics.decided(&report);
         if report.accepted == 0 {
-            return Err(Refusal::nothing_accepted(report, held_back, retry_after));
+            let over = over.map(|over| self.limits.also(&request, over));
+            return Err(Refusal::nothing_accepted(report, over, retry_after));
         }
         Ok(report)
     }
 
-    fn check_rate(&self, dataset: &KnownDataset, caller: &Caller, events: usize) -> Result<(), Refusal> {
-        let Some(count) = u32::try_from(events).ok().and_then(NonZeroU32::new) else { return Ok(()) };
-        self.limits.request(caller.ip, count).map_err(|over| {
+    fn check_rate(&self, dataset: &KnownDataset, request: &limits::Request<'_>) -> Result<(), Refusal> {
+        self.limits.request(request).map_err(|over| {
             if let Over::Wait(_) = over {
-                dataset.metrics.refused(Why::RateLimited, events);
+                dataset.metrics.refused(Why::RateLimited, request.events);
             }
             over.into()
         })
     }
 
-    fn refuse_body(&self, stopped: Stopped) -> Refusal {
+    fn refuse_body(&self, dataset: &KnownDataset, stopped: Stopped) -> Refusal {
         match stopped {
-            Stopped::TooLarge => Refusal::BodyTooLarge { max: self.max_body as u64 },
-            Stopped::Busy => Refusal::Busy { retry_after: self.outage.busy() },
+            Stopped::TooLarge => Refusal::BodyTooLarge { max: self.body_bounds.max as u64 },
+            Stopped::Busy => {
+                dataset.metrics.busy(dataset.priority);
+                Refusal::Busy { retry_after: self.outage.busy() }
+            }
             Stopped::Slow => Refusal::BodyTooSlow,
             Stopped::Broken => Refusal::BodyBroken,
+            Stopped::Undecodable(undecodable) => Refusal::Undecodable(undecodable),
         }
     }
 

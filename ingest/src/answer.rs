@@ -4,10 +4,13 @@
 //! first [`DETAILED`] carry `id` and `detail`, to bound the size of the answer to a body of nothing but mistakes.
 
 use crate::decode::shorten;
+use crate::openapi::reason;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lake::event::{Invalid, Reason};
 use serde::{Serialize, Serializer};
+use strum::{EnumCount, VariantArray};
+use utoipa::ToSchema;
 
 /// Rejections that carry `id` and `detail`.
 pub(crate) const DETAILED: usize = 1_000;
@@ -17,7 +20,7 @@ pub(crate) const REPLAYED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
 
 /// The body of a 202, and part of the refusal when nothing was accepted.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Report {
     /// Events that are durable in the log.
     pub(crate) accepted: usize,
@@ -29,23 +32,26 @@ pub(crate) struct Report {
     pub(crate) replayed: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Rejection {
     /// Position in the array, or among the lines that are not blank.
     pub(crate) index: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<String>,
     #[serde(serialize_with = "name")]
+    #[schema(schema_with = reason)]
     pub(crate) reason: Why,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detail: Option<String>,
 }
 
 /// Why one event was rejected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount)]
 pub(crate) enum Why {
     /// It will never be accepted as it is.
     Invalid(Reason),
+    /// It is not what CloudEvents demands.
+    InvalidCloudEvent,
     /// The key or token it came with is not for its device.
     DeviceNotAllowed,
     /// Its device is over its limit: send it again later.
@@ -57,10 +63,17 @@ pub(crate) enum Why {
 }
 
 impl Why {
+    /// All that an answer may list. A record without a value is never posted.
+    pub(crate) fn listed() -> Vec<Why> {
+        let invalid =
+            Reason::VARIANTS.iter().filter(|reason| **reason != Reason::Empty).map(|reason| Why::Invalid(*reason));
+        invalid.chain([Why::DeviceNotAllowed, Why::RateLimited, Why::LogUnavailable]).collect()
+    }
+
     /// Whether it would be the same if the event came again.
     pub(crate) fn is_final(self) -> bool {
         match self {
-            Why::Invalid(_) | Why::DeviceNotAllowed => true,
+            Why::Invalid(_) | Why::InvalidCloudEvent | Why::DeviceNotAllowed => true,
             Why::RateLimited | Why::NotWhole | Why::LogUnavailable => false,
         }
     }
@@ -68,6 +81,7 @@ impl Why {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Why::Invalid(reason) => reason.as_str(),
+            Why::InvalidCloudEvent => "invalid_cloudevent",
             Why::DeviceNotAllowed => "device_not_allowed",
             Why::RateLimited => "rate_limited",
             Why::NotWhole => "not_whole",

@@ -7,7 +7,7 @@
 
 use crate::answer::{Report, Why};
 use crate::batch::{self, Batch};
-use crate::limits::Exceeded;
+use crate::limits::{self, Over};
 use crate::pressure::Reservation;
 use crate::refusal::Refusal;
 use crate::routes::{Gateway, KnownDataset};
@@ -39,15 +39,16 @@ impl Gateway {
     pub(crate) async fn store_whole(
         &self,
         dataset: &KnownDataset,
+        request: &limits::Request<'_>,
         events: &[&str],
         batch: Batch,
         held: Reservation,
     ) -> Result<Report, Refusal> {
-        let Batch { records, indexes, mut report, held_back } = batch;
+        let Batch { records, indexes, mut report, over } = batch;
         if !report.rejected.is_empty() {
             dataset.metrics.decided(&report);
             dataset.metrics.refused(Why::NotWhole, records.len());
-            return Err(not_whole(report, held_back, events));
+            return Err(self.not_whole(report, over, request, events));
         }
         let sizes: Vec<usize> = records.iter().map(NewRecord::size).collect();
         let err = match self.append_whole(dataset, records, &Arc::new(held)).await {
@@ -74,24 +75,31 @@ impl Gateway {
         }
         Err(Refusal::NotWhole { report: Box::new(report), exceeded: None })
     }
-}
 
-/// What a batch came to of which some events are rejected before the log is asked.
-fn not_whole(mut report: Report, held_back: Option<Exceeded>, events: &[&str]) -> Refusal {
-    let only_late = report.rejected.iter().all(|rejection| rejection.reason == Why::RateLimited);
-    let Some(exceeded) = held_back.filter(|_| only_late) else {
-        return Refusal::NotWhole { report: Box::new(report), exceeded: None };
-    };
-    let (most, largest) = (batch::most_of_one_device(events), exceeded.limit.burst());
-    if most > largest.get() {
-        return Refusal::OverBurst { scope: exceeded.scope, largest };
+    /// What a batch came to of which some events are rejected before the log is asked.
+    fn not_whole(
+        &self,
+        mut report: Report,
+        over: Option<Over>,
+        request: &limits::Request<'_>,
+        events: &[&str],
+    ) -> Refusal {
+        if !matches!(over, Some(Over::Wait(_))) || !report.is_all(Why::RateLimited) {
+            return Refusal::NotWhole { report: Box::new(report), exceeded: None };
+        }
+        // After this the device with the most events has room for all of them again, and so has every other one.
+        let (most, bytes) = batch::most_of_one_device(events);
+        let anew = self.limits.device_anew(most, bytes).map(|anew| self.limits.also(request, anew));
+        let exceeded = match anew {
+            Some(Over::Wait(exceeded)) => exceeded,
+            Some(Over::Never(too_much)) => return Refusal::OverBurst { too_much, report: None },
+            None => return Refusal::NotWhole { report: Box::new(report), exceeded: None },
+        };
+        let seconds = exceeded.wait.as_secs_f64();
+        for rejection in &mut report.rejected {
+            let detail = || format!("the device is over its limit; send the whole batch again in {seconds:.1} s");
+            rejection.detail = rejection.detail.as_ref().map(|_| detail());
+        }
+        Refusal::NotWhole { report: Box::new(report), exceeded: Some(exceeded) }
     }
-    // After this the device with the most events has room for all of them again, and so has every other one.
-    let exceeded = Exceeded { remaining: 0, wait: exceeded.limit.period() * most, ..exceeded };
-    let seconds = exceeded.wait.as_secs_f64();
-    for rejection in &mut report.rejected {
-        let detail = || format!("the device is over its limit; send the whole batch again in {seconds:.1} s");
-        rejection.detail = rejection.detail.as_ref().map(|_| detail());
-    }
-    Refusal::NotWhole { report: Box::new(report), exceeded: Some(exceeded) }
 }

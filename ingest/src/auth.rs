@@ -5,7 +5,8 @@
 //! slows its address down ([`guessers`]).
 //!
 //! Read in the order of the `mod` lines: what is configured, what a request presents, a key as its owner has it, the keys
-//! as they are stored and what they allow, tokens, the files they are in, and how failures are told and slowed.
+//! as they are stored and what they allow, tokens, the files they are in, how failures are told and slowed, and the door
+//! where all of it meets.
 //!
 //! Without keys and tokens there is no [`Auth`], and nothing is asked of anybody.
 
@@ -17,24 +18,20 @@ pub mod keys;
 mod tokens;
 mod watched;
 mod failure;
+mod trusted;
 mod guessers;
+mod door;
 
+pub(crate) use door::{Denied, Door};
 pub use scope::{Devices, Scope};
 pub use secret::{Hash, Secret};
 pub use settings::Settings;
 pub use watched::Unusable;
 
-use crate::caller::{Caller, peer};
-use crate::clock::Clock;
-use axum::http::request::Parts;
-use credentials::Credentials;
-use failure::{FailureLog, Reason};
-use guessers::Guessers;
 use keys::Keys;
-use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokens::{Bearer, Tokens};
+use tokens::Tokens;
 use tracing::{info, warn};
 use watched::Watched;
 
@@ -104,88 +101,6 @@ fn open_keys(settings: &Settings) -> Result<Watched<Keys>, Unusable> {
     Watched::open("keys", settings.keys.clone(), Box::new(parse))
 }
 
-fn open_tokens(path: std::path::PathBuf, settings: Settings) -> Result<Watched<Tokens>, Unusable> {
+fn open_tokens(path: PathBuf, settings: Settings) -> Result<Watched<Tokens>, Unusable> {
     Watched::open("jwks", Some(path), Box::new(move |text| Tokens::parse(text, &settings)))
-}
-
-/// Why a caller is not let in, as far as the caller may know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Denied {
-    Unauthenticated {
-        presented: bool,
-    },
-    /// Too many guesses came from this address.
-    Slowed {
-        retry_after: Duration,
-    },
-}
-
-/// The door of one gateway: what it remembers of who was refused.
-pub(crate) struct Door {
-    auth: Arc<Auth>,
-    guessers: Guessers,
-    failures: FailureLog,
-    clock: Clock,
-}
-
-impl Door {
-    pub(crate) fn new(auth: Arc<Auth>, clock: &Clock) -> Door {
-        Door { auth, guessers: Guessers::new(clock), failures: FailureLog::new(clock), clock: clock.clone() }
-    }
-
-    pub(crate) fn auth(&self) -> &Arc<Auth> {
-        &self.auth
-    }
-
-    /// Whether a request says at all who it is from.
-    pub(crate) fn is_asked(&self, head: &Parts) -> bool {
-        Credentials::of(&head.headers) != Credentials::Missing
-    }
-
-    /// Who has sent this head, and what they may.
-    pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Denied> {
-        let ip = peer(head);
-        let credentials = Credentials::of(&head.headers);
-        if credentials != Credentials::Missing {
-            let looked_at = self.guessers.check(ip, credentials.presented());
-            looked_at.map_err(|retry_after| Denied::Slowed { retry_after })?;
-        }
-        let caller = match credentials {
-            Credentials::Missing => self.refuse(ip, Reason::Missing, None),
-            Credentials::Unreadable => self.refuse(ip, Reason::Unreadable, None),
-            Credentials::Key(key) => self.owner(ip, key),
-            Credentials::Token(token) => self.bearer(ip, token),
-        };
-        if caller.is_ok() {
-            self.guessers.good(ip, credentials.presented());
-        }
-        caller
-    }
-
-    fn owner(&self, ip: IpAddr, presented: &str) -> Result<Caller, Denied> {
-        let Some(keys) = &self.auth.keys else { return self.refuse(ip, Reason::UnknownKey, None) };
-        match keys.current().find(presented, self.clock.micros()) {
-            Ok(key) => Ok(Caller { ip, name: Some(Arc::clone(&key.name)), scope: key.scope.clone() }),
-            Err((reason, key)) => self.refuse(ip, reason, key.map(|key| (&*key.name, key.id.as_str()))),
-        }
-    }
-
-    fn bearer(&self, ip: IpAddr, token: &str) -> Result<Caller, Denied> {
-        let Some(tokens) = &self.auth.tokens else { return self.refuse(ip, Reason::UnknownKey, None) };
-        match tokens.current().verify(token, self.clock.micros().div_euclid(1_000_000)) {
-            Ok(Bearer { subject, device }) => {
-                let scope = Scope { datasets: None, devices: Devices::Only(device) };
-                Ok(Caller { ip, name: Some(subject), scope })
-            }
-            Err((reason, subject)) => self.refuse(ip, reason, subject.as_deref().map(|subject| (subject, "token"))),
-        }
-    }
-
-    fn refuse(&self, ip: IpAddr, reason: Reason, key: Option<(&str, &str)>) -> Result<Caller, Denied> {
-        if reason.may_be_a_guess() {
-            self.guessers.wrong(ip);
-        }
-        self.failures.tell(ip, reason, key);
-        Err(Denied::Unauthenticated { presented: reason != Reason::Missing })
-    }
 }

@@ -7,16 +7,17 @@
 //! - One that repeats the `device_id` and `id` of an earlier one in this request is a duplicate and not stored again.
 //! - Once an event of a device is over the device's limit, so are all later ones of that device in this request. Else
 //!   the rate could grant a later event while the earlier one must be sent again, and the device's order would break.
+//! - An event larger than the device's limit ever lets through is rejected for good, alone.
 
 use crate::answer::{Report, Why};
 use crate::auth::Devices;
-use crate::limits::{Exceeded, Limits};
+use crate::cloudevents::Refused;
+use crate::limits::{Exceeded, Limits, Over, TooMuch};
 use bytes::Bytes;
 use eventlog::NewRecord;
-use lake::event::Event;
+use lake::event::{Event, Reason};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 use uuid::Uuid;
 
 /// What applies to all events of a request.
@@ -31,6 +32,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) max_ahead: i64,
     /// Headers of every record, for who follows a trace.
     pub(crate) trace: Vec<(&'static str, Bytes)>,
+    /// Why events are empty that could not be translated, by index.
+    pub(crate) untranslated: HashMap<usize, &'a Refused>,
 }
 
 /// The events of a request, sorted out.
@@ -42,8 +45,8 @@ pub(crate) struct Batch {
     pub(crate) indexes: Vec<usize>,
     /// What is already decided.
     pub(crate) report: Report,
-    /// After this, all events over a device limit would pass; the longest of several.
-    pub(crate) held_back: Option<Exceeded>,
+    /// What the limits of devices refused: the longest wait, or else what can never pass.
+    pub(crate) over: Option<Over>,
 }
 
 /// Sorts out `events`, which are slices of `body`.
@@ -61,7 +64,10 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
         let event = match Event::parse(text.as_bytes()) {
             Ok(event) => event,
             Err(invalid) => {
-                batch.report.invalid(index, &invalid, None);
+                match rules.untranslated.get(&index) {
+                    Some(refused) => refused.report(index, &mut batch.report),
+                    None => batch.report.invalid(index, &invalid, None),
+                }
                 continue;
             }
         };
@@ -78,19 +84,36 @@ pub(crate) fn sort_out(body: &Bytes, events: &[&str], rules: &Rules<'_>) -> Batc
             batch.report.duplicates += 1;
             continue;
         }
-        if let Err(exceeded) = held_back.check(&event, rules.limits) {
-            let seconds = exceeded.wait.as_secs_f64();
-            let detail = || format!("the device is over its limit; send the event again in {seconds:.1} s");
-            batch.report.reject(index, Why::RateLimited, || event.id.as_deref().map(str::to_owned), detail);
-            if batch.held_back.is_none_or(|longest| longest.wait < exceeded.wait) {
-                batch.held_back = Some(exceeded);
-            }
+        if let Err(over) = held_back.check(&event, text.len(), rules.limits) {
+            batch.refuse(index, event.id.as_deref(), over);
             continue;
         }
         batch.records.push(record(body, text, event, &received_at, &rules.trace));
         batch.indexes.push(index);
     }
     batch
+}
+
+impl Batch {
+    /// Lists an event that the limit of its device refuses.
+    fn refuse(&mut self, index: usize, id: Option<&str>, over: Over) {
+        let id = || id.map(str::to_owned);
+        match over {
+            Over::Wait(Exceeded { wait, .. }) => {
+                let seconds = wait.as_secs_f64();
+                let detail = || format!("the device is over its limit; send the event again in {seconds:.1} s");
+                self.report.reject(index, Why::RateLimited, id, detail);
+                if !matches!(self.over, Some(Over::Wait(longest)) if longest.wait >= wait) {
+                    self.over = Some(over);
+                }
+            }
+            Over::Never(TooMuch { largest, .. }) => {
+                let detail = || format!("the device may send {largest} bytes at once, and this event has more");
+                self.report.reject(index, Why::Invalid(Reason::TooLarge), id, detail);
+                self.over.get_or_insert(over);
+            }
+        }
+    }
 }
 
 /// The record of an event: the device's own bytes, and what only the gateway knows as headers.
@@ -134,34 +157,47 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// The most events that one device has in a request, those left aside that repeat others.
-pub(crate) fn most_of_one_device(events: &[&str]) -> u32 {
-    let (mut seen, mut counts) = (Seen::default(), HashMap::new());
-    for event in events.iter().filter_map(|text| Event::parse(text.as_bytes()).ok()) {
+/// The most events, and the most bytes, that one device has in a request, those left aside that repeat others.
+pub(crate) fn most_of_one_device(events: &[&str]) -> (usize, usize) {
+    let (mut seen, mut amounts) = (Seen::default(), HashMap::<_, (usize, usize)>::new());
+    for text in events {
+        let Ok(event) = Event::parse(text.as_bytes()) else { continue };
         if !seen.before(&event) {
-            *counts.entry(event.device_id).or_default() += 1;
+            let (events, bytes) = amounts.entry(event.device_id).or_default();
+            *events += 1;
+            *bytes += text.len();
         }
     }
-    counts.into_values().max().unwrap_or(0)
+    amounts.into_values().fold((0, 0), |most, of_one| (most.0.max(of_one.0), most.1.max(of_one.1)))
 }
 
-/// The devices of a request that are over their limit, with the first refusal and how many followed it.
+/// The devices of a request that are over their limit, with what of each must come again.
 #[derive(Default)]
-struct HeldBack<'a>(HashMap<Cow<'a, str>, (Exceeded, u32)>);
+struct HeldBack<'a>(HashMap<Cow<'a, str>, Waiting>);
+
+struct Waiting {
+    first: Exceeded,
+    events: usize,
+    bytes: usize,
+}
 
 impl<'a> HeldBack<'a> {
-    fn check(&mut self, event: &Event<'a>, limits: &Limits) -> Result<(), Exceeded> {
+    fn check(&mut self, event: &Event<'a>, bytes: usize, limits: &Limits) -> Result<(), Over> {
         if !self.0.is_empty()
-            && let Some((first, followers)) = self.0.get_mut(&event.device_id)
+            && let Some(waiting) = self.0.get_mut(&event.device_id)
         {
-            *followers += 1;
-            let period = first.limit.period();
-            let refill = period.saturating_mul(first.limit.burst().get());
-            let wait = first.wait.saturating_add(period.saturating_mul(*followers));
-            return Err(Exceeded { wait: wait.min(refill.max(Duration::from_secs(1))), ..*first });
+            if let Some(too_much) = limits.device_never(bytes) {
+                return Err(Over::Never(too_much));
+            }
+            waiting.events += 1;
+            waiting.bytes += bytes;
+            let all = limits.device_again(&event.device_id, waiting.events, waiting.bytes);
+            return Err(Over::Wait(all.unwrap_or(waiting.first)));
         }
-        limits.device(&event.device_id).inspect_err(|exceeded| {
-            self.0.insert(event.device_id.clone(), (*exceeded, 0));
+        limits.device(&event.device_id, bytes).inspect_err(|over| {
+            if let Over::Wait(first) = *over {
+                self.0.insert(event.device_id.clone(), Waiting { first, events: 1, bytes });
+            }
         })
     }
 }

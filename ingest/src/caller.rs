@@ -12,24 +12,30 @@ use std::sync::Arc;
 pub(crate) struct Caller {
     /// The address that limits count.
     pub(crate) ip: IpAddr,
-    /// The name of the key, or the subject of the token, that was presented. If none is asked for, the name in the client's
-    /// certificate, if it has one.
+    /// The name of the key that was presented, or `token:` and the subject of the token. If none is asked for, the name in
+    /// the client's certificate, if it has one.
     pub(crate) name: Option<Arc<str>>,
     /// What they may post.
     pub(crate) scope: Scope,
 }
 
 impl Caller {
-    /// Whoever sent this head, where everybody who gets through may post everything.
-    pub(crate) fn of(head: &Parts) -> Caller {
+    /// Whoever sent this head from this address, where everybody who gets through may post everything.
+    pub(crate) fn of(ip: IpAddr, head: &Parts) -> Caller {
         let certificate = head.extensions.get::<ClientCertificate>();
         let name = certificate.map(|certificate| Arc::clone(&certificate.name));
-        Caller { ip: peer(head), name, scope: Scope::default() }
+        Caller { ip, name, scope: Scope::default() }
+    }
+
+    /// Somebody without a name, from this address.
+    #[cfg(test)]
+    pub(crate) fn anybody(ip: IpAddr) -> Caller {
+        Caller { ip, name: None, scope: Scope::default() }
     }
 }
 
 /// Who is at the other end of the connection. Without a socket (in a test of the routes) everybody is the same.
-pub(crate) fn peer(head: &Parts) -> IpAddr {
+fn peer(head: &Parts) -> IpAddr {
     match head.extensions.get::<ConnectInfo<SocketAddr>>() {
         Some(ConnectInfo(peer)) => peer.ip(),
         None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

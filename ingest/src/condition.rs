@@ -20,6 +20,11 @@ impl Condition {
     pub fn trouble(&self) -> Option<String> {
         self.0.get()?.upgrade()?.trouble()
     }
+
+    /// What waits in the queue on disk; `None` if nothing does.
+    pub fn spilled(&self) -> Option<String> {
+        self.0.get()?.upgrade()?.spill.as_ref()?.waiting()
+    }
 }
 
 impl Gateway {

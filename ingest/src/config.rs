@@ -3,10 +3,16 @@
 //! Every bound on memory and time of the gateway is here, with a default that runs on a laptop. There is no way to
 //! switch a bound off, only to set it high.
 
+mod limit;
+
+pub use limit::Limit;
+pub(crate) use limit::Rate;
+
+use crate::proxies::{ProxyHeader, TrustedProxies};
 use crate::tls::Tls;
 use bytesize::ByteSize;
 use serde::Deserialize;
-use std::num::NonZeroU32;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// All that the gateway is told.
@@ -24,11 +30,12 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Largest request body accepted, after decompression.
+    /// Largest request body accepted, as it comes and after decompression.
     pub max_body: ByteSize,
     /// Most events in one request. Less if half of `max_in_flight` could not hold their records.
     pub max_events: u32,
-    /// Most bytes of all requests under way together; requests beyond it are answered 503. At least twice `max_body`.
+    /// Most bytes of all requests under way together; requests beyond it are answered 503. At least twice `max_body`,
+    /// and 9 MiB more for every zstd body with the largest window that is to be decompressed at a time.
     pub max_in_flight: ByteSize,
     /// Most connections open at once; further ones wait in the kernel's queue.
     pub max_connections: u32,
@@ -41,6 +48,11 @@ pub struct Http {
     /// A request must send its whole body within this time.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
+    /// The least that a body must bring a second, over each `min_rate_window`; who sends less is cut off.
+    pub min_rate: ByteSize,
+    /// Over how long `min_rate` is measured: for nearly as long a network may stall.
+    #[serde(with = "humantime_serde")]
+    pub min_rate_window: Duration,
     /// Longest wait for the log to report events as durable. More than Kafka's own delivery time-out (30 s), so that
     /// the log usually says itself what became of them.
     #[serde(with = "humantime_serde")]
@@ -61,6 +73,10 @@ pub struct Http {
     /// At shutdown, requests under way may take this long to finish.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// Addresses and networks of proxies that say whom they forward for. Nobody else is believed.
+    pub trusted_proxies: TrustedProxies,
+    /// The header in which they say it.
+    pub proxy_header: ProxyHeader,
     /// A log line for each request: who posted, where to, how many events, and what became of them.
     pub audit: bool,
 }
@@ -75,14 +91,26 @@ impl Default for Http {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            min_rate: ByteSize::kib(1),
+            min_rate_window: Duration::from_secs(10),
             append_timeout: Duration::from_secs(35),
             breaker_after: Duration::from_secs(2),
             idempotency_window: Duration::from_secs(2 * 3600),
             idempotency_memory: ByteSize::mib(64),
             idempotency_wait: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(40),
+            trusted_proxies: TrustedProxies::default(),
+            proxy_header: ProxyHeader::default(),
             audit: false,
         }
+    }
+}
+
+impl Http {
+    /// What a body must bring in each `min_rate_window`: at least one byte.
+    pub(crate) fn window_bytes(&self) -> usize {
+        // `as` saturates.
+        ((self.min_rate.as_u64() as f64 * self.min_rate_window.as_secs_f64()) as usize).max(1)
     }
 }
 
@@ -90,74 +118,43 @@ impl Default for Http {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// For each `device_id`.
+    /// For each `device_id`; an event's bytes are those of its JSON text.
     pub per_device: Option<Limit>,
-    /// For each address that connects; an IPv6 address counts by its /64 network.
+    /// For each API key, by its name; who posts without one has none. From here on bytes are those of the body, after
+    /// decompression.
+    pub per_key: Option<Limit>,
+    /// For each address that connects, or that a trusted proxy names; an IPv6 address counts by its /64 network.
     pub per_ip: Option<Limit>,
+    /// For each dataset, unless `datasets` names it.
+    pub per_dataset: Option<Limit>,
     /// For this gateway as a whole.
     pub global: Option<Limit>,
-    /// Devices (and addresses) that are told apart without error; memory is 16 to 32 bytes for each, whether used or
-    /// not. With more than this active at once, some are held back too early, never too late.
+    /// Limits of single datasets, in the place of `per_dataset`.
+    pub datasets: BTreeMap<String, Limit>,
+    /// Devices (and keys, and addresses) that are told apart without error. Each rate of `per_device`, `per_key` and
+    /// `per_ip` takes 16 to 32 bytes for each, whether used or not. With more than this active at once, some are held
+    /// back too early, never too late.
     pub max_keys: u32,
+}
+
+impl Limits {
+    /// The limit of one dataset.
+    pub(crate) fn of_dataset(&self, name: &str) -> Option<Limit> {
+        self.datasets.get(name).copied().or(self.per_dataset)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { per_device: None, per_ip: None, global: None, max_keys: 1_000_000 }
-    }
-}
-
-/// A rate with a burst: `{ events_per_second = 100, burst = 1000 }`. Without `burst`, one second's worth.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(try_from = "LimitSpec")]
-pub struct Limit {
-    events_per_second: f64,
-    burst: NonZeroU32,
-}
-
-/// The longest time in which a burst may fill up again: beyond it nanoseconds would overflow.
-const MAX_REFILL: Duration = Duration::from_secs(30 * 24 * 3600);
-
-impl Limit {
-    /// A limit of `events_per_second`, which may be a fraction, with room for `burst` events at once.
-    pub fn new(events_per_second: f64, burst: u32) -> Result<Limit, ConfigError> {
-        if !(events_per_second > 0.0 && events_per_second <= 1e9) {
-            return Err(ConfigError { field: "events_per_second", problem: "must be above 0 and at most 1000000000" });
+        Limits {
+            per_device: None,
+            per_key: None,
+            per_ip: None,
+            per_dataset: None,
+            global: None,
+            datasets: BTreeMap::new(),
+            max_keys: 1_000_000,
         }
-        let Some(burst) = NonZeroU32::new(burst) else {
-            return Err(ConfigError { field: "burst", problem: "must be at least 1" });
-        };
-        if f64::from(burst.get()) / events_per_second > MAX_REFILL.as_secs_f64() {
-            return Err(ConfigError { field: "burst", problem: "must fill up within 30 days at `events_per_second`" });
-        }
-        Ok(Limit { events_per_second, burst })
-    }
-
-    /// Events that may come at once.
-    pub fn burst(&self) -> NonZeroU32 {
-        self.burst
-    }
-
-    /// The time that one event takes to be allowed again.
-    pub(crate) fn period(&self) -> Duration {
-        Duration::from_secs_f64(1.0 / self.events_per_second).max(Duration::from_nanos(1))
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LimitSpec {
-    events_per_second: f64,
-    burst: Option<u32>,
-}
-
-impl TryFrom<LimitSpec> for Limit {
-    type Error = ConfigError;
-
-    fn try_from(spec: LimitSpec) -> Result<Limit, ConfigError> {
-        // `as` saturates, and `new` refuses what is left.
-        let burst = spec.burst.unwrap_or(spec.events_per_second.ceil() as u32);
-        Limit::new(spec.events_per_second, burst)
     }
 }
 
@@ -172,13 +169,16 @@ pub struct ConfigError {
 impl Config {
     /// Checks what types alone cannot. The message says what to change.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Http { max_body, max_events, max_in_flight, max_connections, .. } = self.http;
+        let Http { max_body, max_events, max_in_flight, max_connections, min_rate, .. } = self.http;
         let invalid = |field, problem| Err(ConfigError { field, problem });
         if !(1..=u64::from(u32::MAX)).contains(&max_body.as_u64()) {
             return invalid("max_body", "must be between 1 byte and 4 GiB");
         }
         if max_in_flight.as_u64() / 2 < max_body.as_u64() {
             return invalid("max_in_flight", "must be at least twice `max_body`");
+        }
+        if min_rate.as_u64() == 0 {
+            return invalid("min_rate", "must be at least 1 byte");
         }
         if max_events == 0 {
             return invalid("max_events", "must be at least 1");
@@ -199,6 +199,7 @@ impl Config {
             ("header_timeout", self.http.header_timeout),
             ("idle_timeout", self.http.idle_timeout),
             ("body_timeout", self.http.body_timeout),
+            ("min_rate_window", self.http.min_rate_window),
             ("append_timeout", self.http.append_timeout),
             ("breaker_after", self.http.breaker_after),
         ] {
@@ -225,26 +226,20 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_defaults_to_one_second_and_at_least_one_event() {
-        let limit = |json| serde_json::from_str::<Limit>(json).unwrap();
-        assert_eq!(limit(r#"{"events_per_second":2.5}"#).burst().get(), 3);
-        assert_eq!(limit(r#"{"events_per_second":0.1}"#).burst().get(), 1);
-        assert_eq!(limit(r#"{"events_per_second":0.1}"#).period(), Duration::from_secs(10));
+    fn refuses_unknown_fields() {
+        assert!(serde_json::from_str::<Http>(r#"{"max_boddy":"1MiB"}"#).is_err());
+        assert!(serde_json::from_str::<Limits>(r#"{"per_devices":null}"#).is_err());
     }
 
     #[test]
-    fn refuses_limits_that_cannot_work_and_unknown_fields() {
-        for json in [
-            r#"{"events_per_second":0}"#,
-            r#"{"events_per_second":-1}"#,
-            r#"{"events_per_second":10,"burst":0}"#,
-            r#"{"events_per_second":0.000001,"burst":4000000}"#,
-            r#"{"events_per_second":10,"brust":5}"#,
-        ] {
-            assert!(serde_json::from_str::<Limit>(json).is_err(), "{json}");
-        }
-        assert!(serde_json::from_str::<Http>(r#"{"max_boddy":"1MiB"}"#).is_err());
-        assert!(serde_json::from_str::<Limits>(r#"{"per_devices":null}"#).is_err());
+    fn a_dataset_has_the_limit_of_all_or_its_own() {
+        let limits: Limits = serde_json::from_str(
+            r#"{"per_dataset":{"events_per_second":1},"datasets":{"trips":{"events_per_second":2}}}"#,
+        )
+        .unwrap();
+        assert_eq!(limits.of_dataset("events"), Some(Limit::new(1.0, 1).unwrap()));
+        assert_eq!(limits.of_dataset("trips"), Some(Limit::new(2.0, 2).unwrap()));
+        assert_eq!(Limits::default().of_dataset("trips"), None);
     }
 
     #[test]
@@ -253,6 +248,18 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         config.http.max_in_flight = ByteSize::kib(1);
         assert_eq!(config.check().unwrap_err().field, "max_in_flight");
+    }
+
+    #[test]
+    fn a_least_rate_that_lets_everybody_pass_is_refused() {
+        let http = Http { min_rate: ByteSize::b(0), ..Http::default() };
+        assert_eq!(Config { http, ..Config::default() }.check().unwrap_err().field, "min_rate");
+        let http = Http { min_rate_window: Duration::ZERO, ..Http::default() };
+        assert_eq!(Config { http, ..Config::default() }.check().unwrap_err().field, "min_rate_window");
+        assert_eq!(Http::default().window_bytes(), 10 * 1024);
+        let smallest = Http { min_rate: ByteSize::b(1), min_rate_window: Duration::from_millis(1), ..Http::default() };
+        assert_eq!(smallest.window_bytes(), 1);
+        assert_eq!(Http { min_rate: ByteSize(u64::MAX), ..Http::default() }.window_bytes(), usize::MAX);
     }
 
     #[test]

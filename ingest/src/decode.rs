@@ -4,7 +4,7 @@
 //! event does not refuse the others. Reading is `lake::event`'s business.
 
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -16,16 +16,26 @@ pub enum Form {
     Json,
     /// One object per line; blank lines do not count.
     NdJson,
+    /// One CloudEvent, attributes and data in one object (structured mode).
+    CloudEvent,
+    /// An array of those (batched mode).
+    CloudEventBatch,
+    /// One CloudEvent, its attributes in headers (binary mode).
+    CloudEventBinary,
 }
 
 /// The content types that are understood, as answers name them.
-pub(crate) const ACCEPTED: &str = "application/json, application/x-ndjson";
+pub(crate) const ACCEPTED: &str =
+    "application/json, application/x-ndjson, application/cloudevents+json, application/cloudevents-batch+json";
+/// With it, the body is the data of a CloudEvent of any content type.
+pub(crate) const BINARY: &str = "ce-specversion";
 
 /// What the headers say that this gateway does not understand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unsupported {
     /// As found; `None` when there was none.
     ContentType(Option<String>),
+    /// As found.
     ContentEncoding(String),
 }
 
@@ -48,13 +58,10 @@ impl Form {
     pub(crate) fn of(headers: &HeaderMap) -> Result<Form, Unsupported> {
         let found = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let form = found.as_deref().and_then(Form::named);
-        let form = form.ok_or_else(|| Unsupported::ContentType(found.map(|found| shorten(&found))))?;
-        match headers.get(CONTENT_ENCODING).map(|value| String::from_utf8_lossy(value.as_bytes())) {
-            Some(coding) if !coding.eq_ignore_ascii_case("identity") => {
-                Err(Unsupported::ContentEncoding(shorten(&coding)))
-            }
-            _ => Ok(form),
+        if headers.contains_key(BINARY) && !found.as_deref().is_some_and(is_cloudevent) {
+            return Ok(Form::CloudEventBinary);
         }
+        form.ok_or_else(|| Unsupported::ContentType(found.map(|found| shorten(&found))))
     }
 
     fn named(content_type: &str) -> Option<Form> {
@@ -73,10 +80,22 @@ impl Form {
         if is("application/json") {
             return Some(Form::Json);
         }
+        if is("application/cloudevents+json") {
+            return Some(Form::CloudEvent);
+        }
+        if is("application/cloudevents-batch+json") {
+            return Some(Form::CloudEventBatch);
+        }
         // The first is the one to use; the others are what libraries send.
         let ndjson = ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
         ndjson.into_iter().any(is).then_some(Form::NdJson)
     }
+}
+
+/// Whether attributes and data of CloudEvents are in the body, in whatever format.
+fn is_cloudevent(content_type: &str) -> bool {
+    const PREFIX: &str = "application/cloudevents";
+    content_type.trim_ascii_start().get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
 /// The texts of the events in `body`, in their order, at most `max` of them.
@@ -87,8 +106,10 @@ pub fn frame(form: Form, body: &[u8], max: usize) -> Result<Vec<&str>, Malformed
     let events = match form {
         Form::NdJson => lines(text, max)?,
         Form::Json if text.starts_with('[') => elements(text, max)?,
-        Form::Json if text.is_empty() => Vec::new(),
-        Form::Json => vec![text],
+        // CloudEvents' own specification allows a batch to be empty.
+        Form::CloudEventBatch => return elements(text, max),
+        _ if text.is_empty() => Vec::new(),
+        Form::Json | Form::CloudEvent | Form::CloudEventBinary => vec![text],
     };
     if events.is_empty() { Err(Malformed::Empty) } else { Ok(events) }
 }

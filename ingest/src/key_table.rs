@@ -28,6 +28,20 @@ pub(crate) struct KeyTable {
     mask: usize,
 }
 
+/// Where the state of a key is, and whether a new state is to be kept there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    hash: u64,
+    keep: bool,
+}
+
+impl Place {
+    /// For a limiter that is asked and does not count.
+    pub(crate) fn only_asked(self) -> Place {
+        Place { keep: false, ..self }
+    }
+}
+
 impl KeyTable {
     /// A table in which `keys` keys can be active at once and seldom disturb each other: two cells for each.
     pub(crate) fn new(keys: u32) -> KeyTable {
@@ -37,8 +51,8 @@ impl KeyTable {
     }
 
     /// The key's place in the table. Secret to this process, so nobody can aim at the cells of somebody else.
-    pub(crate) fn place(&self, key: impl Hash) -> u64 {
-        self.hasher.hash_one(key)
+    pub(crate) fn place(&self, key: impl Hash) -> Place {
+        Place { hash: self.hasher.hash_one(key), keep: true }
     }
 
     /// The share of cells that are later than `now`: near 1, the table is too small for the traffic.
@@ -50,19 +64,21 @@ impl KeyTable {
 }
 
 impl StateStore for KeyTable {
-    type Key = u64;
+    type Key = Place;
 
-    fn measure_and_replace<T, F, E>(&self, place: &u64, decide: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, place: &Place, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let place = *place as usize;
-        let (shard, a, b) = (place % SHARDS, (place >> 6) & self.mask, (place >> 35) & self.mask);
+        let hash = place.hash as usize;
+        let (shard, a, b) = (hash % SHARDS, (hash >> 6) & self.mask, (hash >> 35) & self.mask);
         let mut cells = lock(&self.shards[shard]);
         let state = cells[a].min(cells[b]);
         let (outcome, next) = decide((state > 0).then(|| Nanos::new(state)))?;
-        cells[a] = cells[a].max(next.as_u64());
-        cells[b] = cells[b].max(next.as_u64());
+        if place.keep {
+            cells[a] = cells[a].max(next.as_u64());
+            cells[b] = cells[b].max(next.as_u64());
+        }
         Ok(outcome)
     }
 }
@@ -84,7 +100,7 @@ mod tests {
     use std::num::NonZeroU32;
     use std::time::Duration;
 
-    type Limiter = RateLimiter<u64, KeyTable, FakeRelativeClock, NoOpMiddleware<Nanos>>;
+    type Limiter = RateLimiter<Place, KeyTable, FakeRelativeClock, NoOpMiddleware<Nanos>>;
 
     fn quota(burst: u32) -> Quota {
         Quota::with_period(Duration::from_millis(100)).unwrap().allow_burst(NonZeroU32::new(burst).unwrap())
@@ -111,7 +127,7 @@ mod tests {
         let clock = FakeRelativeClock::default();
         let table = KeyTable::new(10_000);
         let limiter = Limiter::new(quota(10), table.clone(), clock);
-        let places: Vec<u64> = (0..10_000u64).map(|key| table.place(key)).collect();
+        let places: Vec<Place> = (0..10_000u64).map(|key| table.place(key)).collect();
         for place in &places[..5_000] {
             while limiter.check_key(place).is_ok() {}
         }

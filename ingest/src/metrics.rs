@@ -4,9 +4,11 @@
 //! Install the recorder before [`crate::router`] or [`crate::serve()`]: handles of hot series are made there.
 
 use crate::answer::{Report, Why};
+use crate::spill::Depth;
 use axum::http::StatusCode;
+use lake::dataset::Priority;
 use metrics::{
-    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +18,22 @@ const DUPLICATE: &str = "lakehose_ingest_events_duplicate_total";
 const REFUSED: &str = "lakehose_ingest_events_refused_total";
 const REQUESTS: &str = "lakehose_ingest_requests_total";
 const REQUESTS_REFUSED: &str = "lakehose_ingest_requests_refused_total";
+const RECEIVED_BYTES: &str = "lakehose_ingest_body_received_bytes_total";
 const BODY_BYTES: &str = "lakehose_ingest_body_bytes_total";
 const APPEND_SECONDS: &str = "lakehose_ingest_append_seconds";
 const BREAKER_OPEN: &str = "lakehose_ingest_breaker_open";
 const OLDEST_APPEND: &str = "lakehose_ingest_oldest_append_seconds";
 const HELD_BACK: &str = "lakehose_ingest_breaker_refused_total";
+const SPILL_EVENTS: &str = "lakehose_ingest_spill_events";
+const SPILL_BYTES: &str = "lakehose_ingest_spill_bytes";
+const SPILL_OLDEST: &str = "lakehose_ingest_spill_oldest_seconds";
+const SPILLED: &str = "lakehose_ingest_spilled_total";
+const DRAINED: &str = "lakehose_ingest_spill_drained_total";
+const SET_ASIDE: &str = "lakehose_ingest_spill_refused_total";
 const IN_FLIGHT: &str = "lakehose_ingest_in_flight_bytes";
 const CONNECTIONS: &str = "lakehose_ingest_connections";
+const BUSY: &str = "lakehose_ingest_requests_busy_total";
+const LIMITED: &str = "lakehose_ingest_limited_total";
 const AUTHENTICATION_FAILURES: &str = "lakehose_ingest_authentication_failures_total";
 const CREDENTIALS_RELOADED: &str = "lakehose_ingest_credentials_reloads_total";
 const CREDENTIALS_STALE: &str = "lakehose_ingest_credentials_stale";
@@ -43,7 +54,8 @@ pub fn describe() {
     describe_counter!(REFUSED, "Events that were refused, by reason; events of bodies never read are not known");
     describe_counter!(REQUESTS, "Requests answered, by status");
     describe_counter!(REQUESTS_REFUSED, "Requests refused as a whole, by the name of the problem");
-    describe_counter!(BODY_BYTES, Unit::Bytes, "Bytes of bodies read to their end");
+    describe_counter!(RECEIVED_BYTES, Unit::Bytes, "Bytes of bodies read to their end, as they came");
+    describe_counter!(BODY_BYTES, Unit::Bytes, "Bytes of bodies read to their end, after decompression");
     describe_histogram!(
         APPEND_SECONDS,
         Unit::Seconds,
@@ -52,8 +64,22 @@ pub fn describe() {
     describe_gauge!(BREAKER_OPEN, "1 while a dataset's requests are answered 503 at once, for its log does not answer");
     describe_gauge!(OLDEST_APPEND, Unit::Seconds, "How long the oldest append has been waiting for the log");
     describe_counter!(HELD_BACK, "Requests refused before their body was read, with the breaker open or the log slow");
+    describe_gauge!(SPILL_EVENTS, "Events that wait in the queue on disk for the log");
+    describe_gauge!(SPILL_BYTES, Unit::Bytes, "Bytes of events that wait in the queue on disk");
+    describe_gauge!(SPILL_OLDEST, Unit::Seconds, "Age of the oldest event in the queue on disk");
+    describe_counter!(SPILLED, "Events that went to the queue on disk, and were answered so");
+    describe_counter!(DRAINED, "Events that went from the queue on disk to the log");
+    describe_counter!(
+        SET_ASIDE,
+        "Events in the queue on disk that the log refused for good; a file beside it has them"
+    );
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Bytes that requests under way hold, of max_in_flight");
     describe_gauge!(CONNECTIONS, "Open connections, of max_connections");
+    describe_counter!(
+        BUSY,
+        "Requests refused because the bytes in flight are spent, as far as their class may fill them"
+    );
+    describe_counter!(LIMITED, "Events that must come later because of this limit");
     describe_counter!(AUTHENTICATION_FAILURES, "Requests without good credentials, by reason");
     describe_counter!(
         CREDENTIALS_RELOADED,
@@ -84,6 +110,7 @@ pub fn describe() {
 /// Series of the gateway as a whole.
 pub(crate) struct GatewayMetrics {
     accepted_requests: Counter,
+    received_bytes: Counter,
     body_bytes: Counter,
     append_seconds: Histogram,
 }
@@ -92,6 +119,7 @@ impl GatewayMetrics {
     pub(crate) fn new() -> GatewayMetrics {
         GatewayMetrics {
             accepted_requests: counter!(REQUESTS, "status" => "202"),
+            received_bytes: counter!(RECEIVED_BYTES),
             body_bytes: counter!(BODY_BYTES),
             append_seconds: histogram!(APPEND_SECONDS),
         }
@@ -101,7 +129,8 @@ impl GatewayMetrics {
         self.accepted_requests.increment(1);
     }
 
-    pub(crate) fn body_read(&self, bytes: usize) {
+    pub(crate) fn body_read(&self, received: usize, bytes: usize) {
+        self.received_bytes.increment(received as u64);
         self.body_bytes.increment(bytes as u64);
     }
 
@@ -144,6 +173,11 @@ impl DatasetMetrics {
         }
     }
 
+    /// A request for which there was no room.
+    pub(crate) fn busy(&self, class: Priority) {
+        counter!(BUSY, "dataset" => Arc::clone(&self.dataset), "priority" => class.as_str()).increment(1);
+    }
+
     /// A request refused to spare the log.
     pub(crate) fn held_back(&self, why: Held) {
         let why = match why {
@@ -161,6 +195,48 @@ impl DatasetMetrics {
     /// Events refused before they were looked at.
     pub(crate) fn refused(&self, why: Why, events: usize) {
         counter!(REFUSED, "dataset" => Arc::clone(&self.dataset), "reason" => why.as_str()).increment(events as u64);
+    }
+}
+
+/// Series of the queue on disk of one dataset.
+pub(crate) struct SpillMetrics {
+    events: Gauge,
+    bytes: Gauge,
+    oldest: Gauge,
+    spilled: Counter,
+    drained: Counter,
+    set_aside: Counter,
+}
+
+impl SpillMetrics {
+    pub(crate) fn new(dataset: &str) -> SpillMetrics {
+        let dataset: Arc<str> = dataset.into();
+        SpillMetrics {
+            events: gauge!(SPILL_EVENTS, "dataset" => Arc::clone(&dataset)),
+            bytes: gauge!(SPILL_BYTES, "dataset" => Arc::clone(&dataset)),
+            oldest: gauge!(SPILL_OLDEST, "dataset" => Arc::clone(&dataset)),
+            spilled: counter!(SPILLED, "dataset" => Arc::clone(&dataset)),
+            drained: counter!(DRAINED, "dataset" => Arc::clone(&dataset)),
+            set_aside: counter!(SET_ASIDE, "dataset" => dataset),
+        }
+    }
+
+    pub(crate) fn depth(&self, depth: Depth) {
+        self.events.set(depth.events as f64);
+        self.bytes.set(depth.bytes as f64);
+        self.oldest.set(depth.oldest.as_secs_f64());
+    }
+
+    pub(crate) fn spilled(&self, events: u64) {
+        self.spilled.increment(events);
+    }
+
+    pub(crate) fn drained(&self, events: u64) {
+        self.drained.increment(events);
+    }
+
+    pub(crate) fn set_aside(&self) {
+        self.set_aside.increment(1);
     }
 }
 
@@ -204,6 +280,11 @@ pub(crate) fn tls_loaded(expires: i64) {
 
 pub(crate) fn tls_reloaded(outcome: &'static str) {
     counter!(TLS_RELOADS, "outcome" => outcome).increment(1);
+}
+
+/// Counts events that a limit refuses.
+pub(crate) fn limited(limit: &'static str) -> Counter {
+    counter!(LIMITED, "limit" => limit)
 }
 
 pub(crate) fn limiter_busy(limit: &'static str, ratio: f64) {

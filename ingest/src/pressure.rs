@@ -21,6 +21,8 @@ pub(crate) struct Budget {
 pub(crate) struct Reservation {
     budget: Arc<Budget>,
     bytes: usize,
+    /// It grows as long as all together hold no more than this.
+    ceiling: usize,
 }
 
 /// The budget is spent.
@@ -32,9 +34,14 @@ impl Budget {
         Arc::new(Budget { used: AtomicUsize::new(0), max })
     }
 
-    /// An empty part of the budget, to be grown as bytes arrive.
+    /// An empty part of the budget, to be grown as bytes arrive, as long as all together hold no more than `ceiling`.
+    pub(crate) fn reserve_below(self: &Arc<Budget>, ceiling: usize) -> Reservation {
+        Reservation { budget: Arc::clone(self), bytes: 0, ceiling: ceiling.min(self.max) }
+    }
+
+    #[cfg(test)]
     pub(crate) fn reserve(self: &Arc<Budget>) -> Reservation {
-        Reservation { budget: Arc::clone(self), bytes: 0 }
+        self.reserve_below(self.max)
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -45,11 +52,17 @@ impl Budget {
 impl Reservation {
     /// Takes `bytes` more, or nothing.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Spent> {
-        let Budget { used, max } = &*self.budget;
-        let fits = |used: usize| used.checked_add(bytes).filter(|sum| sum <= max);
-        used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map_err(|_| Spent)?;
+        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.ceiling);
+        self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map_err(|_| Spent)?;
         self.bytes += bytes;
         Ok(())
+    }
+
+    /// Gives `bytes` back before the rest.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.bytes -= bytes;
     }
 }
 
@@ -142,10 +155,26 @@ mod tests {
         assert_eq!(b.grow(usize::MAX), Err(Spent));
         assert_eq!(b.grow(40), Ok(()));
         assert_eq!(budget.used(), 100);
+        a.shrink(20);
+        assert_eq!(budget.used(), 80);
         drop(a);
         assert_eq!(budget.used(), 40);
+        b.shrink(usize::MAX);
+        assert_eq!(budget.used(), 0);
         drop(b);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_ceiling_leaves_the_rest_to_others() {
+        let budget = Budget::new(100);
+        let (mut low, mut high) = (budget.reserve_below(50), budget.reserve_below(usize::MAX));
+        assert_eq!(low.grow(50), Ok(()));
+        assert_eq!(low.grow(1), Err(Spent));
+        assert_eq!(high.grow(50), Ok(()));
+        assert_eq!(high.grow(1), Err(Spent));
+        drop(high);
+        assert_eq!(budget.used(), 50);
     }
 
     #[test]

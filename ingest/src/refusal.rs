@@ -4,24 +4,30 @@
 //! table below, which programs may rely on; `detail` is for people. When the events of a request were looked at and none
 //! was accepted, the members of a 202 (`accepted`, `duplicates`, `rejected`) stand beside them.
 
+mod documented;
+
+pub(crate) use documented::{Documented, documented};
+
 use crate::answer::{REPLAYED, Report, Why};
 use crate::audit;
 use crate::auth::Denied;
+use crate::body::{CODINGS, Undecodable};
 use crate::correlation;
-use crate::decode::{ACCEPTED, Malformed, Unsupported};
+use crate::decode::{ACCEPTED, BINARY, Malformed, Unsupported};
 use crate::idempotency::BadKey;
-use crate::limits::{Exceeded, Over, Scope};
+use crate::limits::{Exceeded, Over, TooMuch, Unit};
 use crate::metrics;
 use axum::Extension;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use lake::event::Reason;
 use serde::Serialize;
-use std::num::NonZeroU32;
 use std::time::Duration;
+use strum::EnumCount;
 
 /// Why a whole request was not accepted.
-#[derive(Debug)]
+#[derive(Debug, EnumCount)]
 pub(crate) enum Refusal {
     /// Credentials are missing, or not good; which is not told.
     Unauthenticated {
@@ -45,6 +51,8 @@ pub(crate) enum Refusal {
     BadQuery,
     Unsupported(Unsupported),
     Malformed(Malformed),
+    /// It is not compressed as it says.
+    Undecodable(Undecodable),
     /// None of the events is valid.
     Invalid(Box<Report>),
     /// Some events keep a batch out that was to be stored whole; if only a limit stands in the way, that passes.
@@ -58,9 +66,10 @@ pub(crate) enum Refusal {
     TooManyEvents {
         max: usize,
     },
+    /// More than a rate limit ever lets through at once.
     OverBurst {
-        scope: Scope,
-        largest: NonZeroU32,
+        too_much: TooMuch,
+        report: Option<Box<Report>>,
     },
     BodyTooSlow,
     BodyBroken,
@@ -159,6 +168,12 @@ impl Refusal {
                 "The body is not a sequence of events",
                 malformed_detail(malformed),
             ),
+            Undecodable(undecodable) => row(
+                StatusCode::BAD_REQUEST,
+                "malformed-body",
+                "The body is not compressed as it says",
+                undecodable_detail(undecodable),
+            ),
             Invalid(_) => row(
                 StatusCode::BAD_REQUEST,
                 "nothing-accepted",
@@ -178,7 +193,7 @@ impl Refusal {
                 "No event was stored, because some come too soon",
                 format!(
                     "the limit {} is used up; send the whole batch again in {} s",
-                    exceeded.scope.as_str(),
+                    exceeded.policy.as_str(),
                     whole_seconds(exceeded.wait)
                 ),
             ),
@@ -186,7 +201,7 @@ impl Refusal {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body-too-large",
                 "The body is too large",
-                format!("a body may have {max} bytes; send the events in several requests"),
+                format!("a body may have {max} bytes, compressed or not; send the events in several requests"),
             ),
             TooManyEvents { max } => row(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -194,14 +209,11 @@ impl Refusal {
                 "There are too many events in one request",
                 format!("a request may have {max} events; send them in several requests"),
             ),
-            OverBurst { scope, largest } => row(
+            OverBurst { too_much, .. } => row(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "over-burst",
-                "There are more events in this request than the rate limit ever lets through at once",
-                format!(
-                    "the limit {} lets at most {largest} events through at once; send them in several requests",
-                    scope.as_str()
-                ),
+                "There is more in this request than the rate limit ever lets through at once",
+                over_burst_detail(too_much),
             ),
             BodyTooSlow => row(
                 StatusCode::REQUEST_TIMEOUT,
@@ -239,7 +251,7 @@ impl Refusal {
                 "Too many events in too short a time",
                 format!(
                     "the limit {} is used up; send the events again in {} s",
-                    exceeded.scope.as_str(),
+                    exceeded.policy.as_str(),
                     whole_seconds(exceeded.wait)
                 ),
             ),
@@ -267,12 +279,20 @@ impl Refusal {
         }
     }
 
+    fn problem(&self, row: Row, request_id: Option<String>) -> Problem<'_> {
+        let Row { status, name, title, detail } = row;
+        let kind = format!("urn:lakehose:problem:{name}");
+        Problem { kind, title, status: status.as_u16(), detail, request_id, report: self.report() }
+    }
+
     pub(crate) fn report(&self) -> Option<&Report> {
         match self {
             Refusal::Invalid(report) | Refusal::DevicesNotAllowed(report) | Refusal::NotWhole { report, .. } => {
                 Some(report)
             }
-            Refusal::RateLimited { report, .. } | Refusal::LogUnavailable { report, .. } => report.as_deref(),
+            Refusal::OverBurst { report, .. }
+            | Refusal::RateLimited { report, .. }
+            | Refusal::LogUnavailable { report, .. } => report.as_deref(),
             _ => None,
         }
     }
@@ -298,7 +318,7 @@ impl Refusal {
                 headers.insert(RETRY_AFTER, whole_seconds(*retry_after).into());
             }
             Refusal::Unsupported(Unsupported::ContentEncoding(_)) => {
-                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
             }
             Refusal::Invalid(report) => headers.extend(report.replayed.then_some(REPLAYED)),
             Refusal::BodyTooSlow | Refusal::BodyBroken => {
@@ -311,14 +331,16 @@ impl Refusal {
 
     /// What a request came to when none of its events is durable. The reason that asks the device to come back wins over
     /// the one that tells it to give up.
-    pub(crate) fn nothing_accepted(report: Report, held_back: Option<Exceeded>, retry_after: Duration) -> Refusal {
+    pub(crate) fn nothing_accepted(report: Report, over: Option<Over>, retry_after: Duration) -> Refusal {
         let unavailable = report.has(Why::LogUnavailable);
+        let all_too_large = report.rejected.iter().all(|event| event.reason == Why::Invalid(Reason::TooLarge));
         let report = Box::new(report);
-        match held_back {
+        match over {
             _ if unavailable => Refusal::LogUnavailable { retry_after, report: Some(report) },
-            Some(exceeded) => Refusal::RateLimited { exceeded, report: Some(report) },
-            None if report.is_all(Why::DeviceNotAllowed) => Refusal::DevicesNotAllowed(report),
-            None => Refusal::Invalid(report),
+            Some(Over::Wait(exceeded)) => Refusal::RateLimited { exceeded, report: Some(report) },
+            Some(Over::Never(too_much)) if all_too_large => Refusal::OverBurst { too_much, report: Some(report) },
+            _ if report.is_all(Why::DeviceNotAllowed) => Refusal::DevicesNotAllowed(report),
+            _ => Refusal::Invalid(report),
         }
     }
 }
@@ -342,35 +364,29 @@ impl From<Over> for Refusal {
     fn from(over: Over) -> Refusal {
         match over {
             Over::Wait(exceeded) => Refusal::RateLimited { exceeded, report: None },
-            Over::Never { scope, largest } => Refusal::OverBurst { scope, largest },
+            Over::Never(too_much) => Refusal::OverBurst { too_much, report: None },
         }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Row { status, name, title, detail } = self.row();
+        let row = self.row();
+        let Row { status, name, .. } = row;
         metrics::refused(status, name);
         if let Some(report) = self.report() {
             audit::note(|line| line.report(report));
         }
-        let problem = Problem {
-            kind: format!("urn:lakehose:problem:{name}"),
-            title,
-            status: status.as_u16(),
-            detail,
-            request_id: correlation::current_id(),
-            report: self.report(),
-        };
         // Strings and numbers always serialize; without a body the status still tells the truth.
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let body = serde_json::to_vec(&self.problem(row, correlation::current_id())).unwrap_or_default();
         let content_type = [(CONTENT_TYPE, "application/problem+json")];
         (status, content_type, self.headers(), Extension(audit::Problem(name)), body).into_response()
     }
 }
 
+/// The body of a refusal.
 #[derive(Serialize)]
-struct Problem<'a> {
+pub(crate) struct Problem<'a> {
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,
@@ -385,13 +401,22 @@ struct Problem<'a> {
 fn unsupported_detail(unsupported: &Unsupported) -> String {
     match unsupported {
         Unsupported::ContentType(None) => {
-            format!("say what the body is with Content-Type: one of {ACCEPTED}, in UTF-8")
+            format!("say what the body is with Content-Type: one of {ACCEPTED}, in UTF-8; or {BINARY} for a CloudEvent")
         }
         Unsupported::ContentType(Some(found)) => {
-            format!("`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8")
+            format!(
+                "`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8, or any with {BINARY}"
+            )
         }
-        Unsupported::ContentEncoding(found) => format!("`{found}` is not understood; send the body as it is"),
+        Unsupported::ContentEncoding(found) => {
+            format!("`{found}` is not understood; Content-Encoding may be one of {CODINGS}, and only one")
+        }
     }
+}
+
+fn undecodable_detail(undecodable: &Undecodable) -> String {
+    let Undecodable { coding, at, problem } = undecodable;
+    format!("the body is not {coding} as HTTP has it, about {at} bytes from its start: {problem}")
 }
 
 fn bad_key_detail(bad: BadKey) -> &'static str {
@@ -410,12 +435,21 @@ fn malformed_detail(malformed: &Malformed) -> String {
     }
 }
 
+fn over_burst_detail(too_much: &TooMuch) -> String {
+    let TooMuch { policy, largest } = too_much;
+    let unit = match policy.unit {
+        Unit::Events => "events",
+        Unit::Bytes => "bytes",
+    };
+    format!("the limit {} lets at most {largest} {unit} through at once; send less in one request", policy.as_str())
+}
+
 /// `RateLimit-Limit`, `-Remaining` and `-Reset` as clients know them, and the two structured fields that the IETF draft
 /// (draft-ietf-httpapi-ratelimit-headers) has put in their place.
 fn rate_limit_headers(exceeded: &Exceeded, headers: &mut HeaderMap) {
-    let Exceeded { scope, limit, remaining, wait } = exceeded;
-    let (scope, burst, reset) = (scope.as_str(), limit.burst(), whole_seconds(*wait));
-    let window = whole_seconds(limit.period() * burst.get());
+    let Exceeded { policy, rate, remaining, wait } = exceeded;
+    let (name, burst, reset) = (policy.as_str(), rate.burst(), whole_seconds(*wait));
+    let window = whole_seconds(rate.refill());
     headers.insert("ratelimit-limit", burst.get().into());
     headers.insert("ratelimit-remaining", (*remaining).into());
     headers.insert("ratelimit-reset", reset.into());
@@ -424,8 +458,12 @@ fn rate_limit_headers(exceeded: &Exceeded, headers: &mut HeaderMap) {
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    structured("ratelimit-policy", format!("\"{scope}\";q={burst};w={window}"));
-    structured("ratelimit", format!("\"{scope}\";r={remaining};t={reset}"));
+    let unit = match policy.unit {
+        Unit::Events => "",
+        Unit::Bytes => ";qu=\"content-bytes\"",
+    };
+    structured("ratelimit-policy", format!("\"{name}\";q={burst};w={window}{unit}"));
+    structured("ratelimit", format!("\"{name}\";r={remaining};t={reset}"));
 }
 
 /// Rounded up, for who comes back early is refused again; and at least one.

@@ -2,18 +2,23 @@
 
 use crate::accept;
 use crate::auth::{Auth, Door, Scope};
+use crate::body::Bounds;
 use crate::breaker::Breaker;
-use crate::caller::Caller;
+use crate::caller::{Caller, peer};
 use crate::clock::Clock;
 use crate::condition::Condition;
 use crate::config::Config;
 use crate::correlation;
 use crate::decode::ACCEPTED;
+use crate::docs_page;
 use crate::idempotency::Idempotency;
-use crate::limits::Limits;
+use crate::limits::{self, Limits, Meters};
 use crate::metrics::{self, DatasetMetrics, GatewayMetrics};
 use crate::pressure::{Budget, Outage};
+use crate::priority::{Classes, Share};
+use crate::proxies::Proxies;
 use crate::refusal::Refusal;
+use crate::spill::{Queue, Spill};
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::middleware::from_fn_with_state;
@@ -22,12 +27,13 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use eventlog::Log;
 use lake::dataset::{Dataset, Priority};
-use serde_json::json;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::error;
+use utoipa::ToSchema;
 
 /// What the gateway works with.
 pub struct Deps {
@@ -37,6 +43,8 @@ pub struct Deps {
     pub clock: Clock,
     /// Through it the caller sees how the gateway does.
     pub condition: Condition,
+    /// Where events wait while the log does not take them.
+    pub spill: Option<Arc<Spill>>,
     /// Who may post; `None`: everybody.
     pub auth: Option<Arc<Auth>>,
 }
@@ -44,7 +52,7 @@ pub struct Deps {
 impl Deps {
     /// With the machine's clock, for everybody.
     pub fn new(log: Arc<dyn Log>, datasets: Vec<Dataset>) -> Deps {
-        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), auth: None }
+        Deps { log, datasets, clock: Clock::system(), condition: Condition::default(), spill: None, auth: None }
     }
 }
 
@@ -57,6 +65,10 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/v1/events/{dataset}", post(accept::events))
+        .route("/openapi.json", get(docs_page::description))
+        .route("/docs", get(docs_page::enter))
+        .route("/docs/", get(docs_page::front))
+        .route("/docs/{file}", get(docs_page::part))
         .fallback(async || Refusal::NoSuchPath)
         .method_not_allowed_fallback(async || Refusal::WrongMethod)
         .layer(CatchPanicLayer::custom(panicked))
@@ -66,15 +78,17 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
 
 /// One gateway: its settings, its log, and what it remembers.
 pub(crate) struct Gateway {
-    pub(crate) max_body: usize,
+    pub(crate) body_bounds: Bounds,
     pub(crate) max_events: usize,
-    pub(crate) body_timeout: Duration,
     pub(crate) append_timeout: Duration,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) datasets: HashMap<String, KnownDataset>,
     pub(crate) door: Option<Door>,
     pub(crate) limits: Limits,
+    pub(crate) proxies: Proxies,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) breaker_after: Duration,
+    pub(crate) spill: Option<Arc<Spill>>,
     pub(crate) outage: Outage,
     pub(crate) audit: bool,
     pub(crate) idempotency: Idempotency,
@@ -88,8 +102,15 @@ pub(crate) struct KnownDataset {
     pub(crate) max_age: i64,
     pub(crate) max_ahead: i64,
     pub(crate) priority: Priority,
+    /// What its class may fill of the global limit.
+    pub(crate) share: Share,
+    /// Its requests are refused when all requests under way would hold more bytes than this.
+    pub(crate) max_in_flight: usize,
+    pub(crate) meters: Meters,
     pub(crate) breaker: Arc<Breaker>,
     pub(crate) outage: Outage,
+    /// Where its events wait, if they may.
+    pub(crate) queue: Option<Arc<Queue>>,
     pub(crate) metrics: DatasetMetrics,
 }
 
@@ -104,17 +125,46 @@ impl Gateway {
         // A body takes at most one half (`Config::check`) and its events the other, so on an idle gateway every
         // request within its bounds fits.
         let room_for_events = (max_in_flight / 2 / EVENT_BYTES).max(1);
-        let known = |dataset: &Dataset| (dataset.name.clone(), KnownDataset::new(dataset, http.breaker_after));
+        let max_body = size(http.max_body);
+        let max_events = (http.max_events as usize).min(room_for_events);
+        let largest = max_body.saturating_add(max_events * EVENT_BYTES);
+
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        let classes = Classes::of(&deps.datasets);
+        let known = |dataset: &Dataset| {
+            let share = classes.share(dataset.spec.priority);
+            let known = KnownDataset {
+                name: dataset.name.clone(),
+                max_age: micros(dataset.spec.max_age),
+                max_ahead: micros(dataset.spec.max_ahead),
+                priority: dataset.spec.priority,
+                share,
+                max_in_flight: share.of_bytes_in_flight(max_in_flight, largest),
+                meters: Meters::of_dataset(limits.of_dataset(&dataset.name), &deps.clock),
+                breaker: Breaker::new(http.breaker_after),
+                outage: Outage::new(),
+                queue: deps.spill.as_ref().and_then(|spill| spill.queue(&dataset.name)),
+                metrics: DatasetMetrics::new(&dataset.name),
+            };
+            (dataset.name.clone(), known)
+        };
         let gateway = Arc::new(Gateway {
-            max_body: size(http.max_body),
-            max_events: (http.max_events as usize).min(room_for_events),
-            body_timeout: http.body_timeout,
+            body_bounds: Bounds {
+                max: max_body,
+                timeout: http.body_timeout,
+                window: http.min_rate_window,
+                window_bytes: http.window_bytes(),
+            },
+            max_events,
             append_timeout: http.append_timeout,
             log: deps.log,
             datasets: deps.datasets.iter().map(known).collect(),
             door: deps.auth.map(|auth| Door::new(auth, &deps.clock)),
             limits: Limits::new(limits, &deps.clock),
+            proxies: Proxies { trusted: http.trusted_proxies.clone(), header: http.proxy_header },
             budget: Budget::new(max_in_flight),
+            breaker_after: http.breaker_after,
+            spill: deps.spill,
             outage: Outage::new(),
             audit: http.audit,
             idempotency: Idempotency::new(http),
@@ -122,14 +172,18 @@ impl Gateway {
             metrics: GatewayMetrics::new(),
         });
         deps.condition.watch(&gateway);
+        if let Some(spill) = &gateway.spill {
+            spill.start(&gateway);
+        }
         gateway
     }
 
     /// Who has sent this head, if they may come in.
     pub(crate) fn caller(&self, head: &Parts) -> Result<Caller, Refusal> {
+        let stranger = Caller::of(self.proxies.client(peer(head), &head.headers), head);
         match &self.door {
-            None => Ok(Caller::of(head)),
-            Some(door) => Ok(door.caller(head)?),
+            None => Ok(stranger),
+            Some(door) => Ok(door.identify(stranger, head)?),
         }
     }
 
@@ -160,37 +214,48 @@ impl Gateway {
             let breaker = &dataset.breaker;
             dataset.metrics.breaker(breaker.is_open(now), breaker.facts().waited(now));
         }
+        if let Some(spill) = &self.spill {
+            spill.measure();
+        }
         self.idempotency.measure(&self.clock);
     }
 }
 
 impl KnownDataset {
-    fn new(dataset: &Dataset, breaker_after: Duration) -> KnownDataset {
-        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-        KnownDataset {
-            name: dataset.name.clone(),
-            max_age: micros(dataset.spec.max_age),
-            max_ahead: micros(dataset.spec.max_ahead),
-            priority: dataset.spec.priority,
-            breaker: Breaker::new(breaker_after),
-            outage: Outage::new(),
-            metrics: DatasetMetrics::new(&dataset.name),
-        }
+    /// A request as limits count it.
+    pub(crate) fn request<'a>(&'a self, caller: &'a Caller, events: usize, bytes: usize) -> limits::Request<'a> {
+        limits::Request { caller, dataset: &self.meters, share: self.share, events, bytes }
     }
 }
 
-/// For who opens the address in a browser. Strangers are not told which datasets there are.
-async fn index(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {
-    let mut page = json!({
-        "service": "lakehose",
-        "post_events": "/v1/events/{dataset}",
-        "content_types": ACCEPTED.split(", ").collect::<Vec<_>>(),
-    });
-    if gateway.door.as_ref().is_none_or(|door| door.is_asked(&head)) {
-        let caller = gateway.caller(&head)?;
-        page["datasets"] = gateway.known_datasets(&caller.scope).into();
-    }
-    Ok(Json(page).into_response())
+/// For who opens the address in a browser.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Index {
+    service: &'static str,
+    post_events: &'static str,
+    content_types: Vec<&'static str>,
+    /// Those that the caller may post to. Strangers are not told which there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datasets: Option<Vec<String>>,
+    /// The description of all this, OpenAPI 3.1.
+    openapi: &'static str,
+    /// The same as a page.
+    docs: &'static str,
+}
+
+async fn index(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Json<Index>, Refusal> {
+    let datasets = match &gateway.door {
+        Some(door) if !door.is_asked(&head) => None,
+        _ => Some(gateway.known_datasets(&gateway.caller(&head)?.scope)),
+    };
+    Ok(Json(Index {
+        service: "lakehose",
+        post_events: "/v1/events/{dataset}",
+        content_types: ACCEPTED.split(", ").collect(),
+        datasets: datasets.map(|names| names.into_iter().map(str::to_owned).collect()),
+        openapi: "/openapi.json",
+        docs: "/docs",
+    }))
 }
 
 fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {

@@ -81,6 +81,9 @@ pub async fn serve(
     }
     drop(listener);
     server.drain(connections, config.http.drain_timeout).await;
+    if let Some(spill) = &gateway.spill {
+        spill.close().await;
+    }
     Ok(())
 }
 

@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 impl Gateway {
     /// Asks the log before a body is read for nothing.
     pub(crate) fn check_log(&self, dataset: &KnownDataset) -> Result<(), Refusal> {
+        if let Some(queue) = &dataset.queue {
+            return self.check_spill(dataset, queue);
+        }
         let (now, outage) = (self.clock.elapsed(), &dataset.outage);
         let goes_on = |error: &dyn fmt::Display, needs_a_human| outage.goes_on(&self.clock, error, needs_a_human);
         let retry_after = match (self.log.health(), self.verdict(dataset, now)) {
@@ -43,7 +46,7 @@ impl Gateway {
     }
 
     /// What the dataset's own appends tell, or, if there were none lately, those of the others.
-    fn verdict(&self, dataset: &KnownDataset, now: Duration) -> Verdict {
+    pub(crate) fn verdict(&self, dataset: &KnownDataset, now: Duration) -> Verdict {
         match dataset.breaker.verdict(now, dataset.priority) {
             Verdict::Closed if !dataset.breaker.is_proven(now) && self.hangs(now) => {
                 dataset.breaker.verdict_by_others(now)
@@ -69,7 +72,10 @@ impl Gateway {
             return Vec::new();
         }
         let started = Instant::now();
-        let outcomes = Detached::new(self.begin(dataset, held).run(records)).await;
+        let outcomes = match &dataset.queue {
+            None => Detached::new(self.begin(dataset, held).run(records)).await,
+            Some(queue) => self.append_or_spill(dataset, queue, records, held).await,
+        };
         self.metrics.appended(started.elapsed());
         outcomes
     }
@@ -84,13 +90,17 @@ impl Gateway {
         if records.is_empty() {
             return Ok(Vec::new());
         }
+        if dataset.queue.as_ref().is_some_and(|queue| !self.is_open_road(dataset, queue)) {
+            // A queue on disk is drained in pieces, and they would not be seen at once.
+            return Err(AppendError::Unavailable("a batch that is stored whole waits in no queue".into()));
+        }
         let started = Instant::now();
         let outcome = Detached::new(self.begin(dataset, held).run_whole(records)).await;
         self.metrics.appended(started.elapsed());
         outcome
     }
 
-    fn begin(&self, dataset: &KnownDataset, held: &Arc<Reservation>) -> Append {
+    pub(crate) fn begin(&self, dataset: &KnownDataset, held: &Arc<Reservation>) -> Append {
         Append {
             log: Arc::clone(&self.log),
             topic: dataset.name.clone(),
@@ -145,17 +155,17 @@ impl Gateway {
 }
 
 /// One append, with all that it needs to go on by itself.
-struct Append {
-    log: Arc<dyn Log>,
-    topic: String,
-    under_way: UnderWay,
-    clock: Clock,
-    timeout: Duration,
-    held: Arc<Reservation>,
+pub(crate) struct Append {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) topic: String,
+    pub(crate) under_way: UnderWay,
+    pub(crate) clock: Clock,
+    pub(crate) timeout: Duration,
+    pub(crate) held: Arc<Reservation>,
 }
 
 impl Append {
-    async fn run(self, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
+    pub(crate) async fn run(self, records: Vec<NewRecord>) -> Vec<Result<Position, AppendError>> {
         let Append { log, topic, under_way, clock, timeout, held } = self;
         let count = records.len();
         let answer = async move { log.append(&topic, records).await };

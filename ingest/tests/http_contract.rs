@@ -1,12 +1,24 @@
 //! What devices can rely on: every answer of the gateway, over its routes and a log in memory.
 
+#[path = "http_contract/cloudevents.rs"]
+mod cloudevents;
+#[path = "http_contract/compressed.rs"]
+mod compressed;
 mod support;
+#[path = "http_contract/limits.rs"]
+mod limits;
+#[path = "http_contract/priorities.rs"]
+mod priorities;
 #[path = "http_contract/atomic.rs"]
 mod atomic;
+#[path = "http_contract/description.rs"]
+mod description;
 #[path = "http_contract/correlation.rs"]
 mod correlation;
 #[path = "http_contract/pressure.rs"]
 mod pressure;
+#[path = "http_contract/spill.rs"]
+mod spill;
 #[path = "http_contract/idempotency.rs"]
 mod idempotency;
 
@@ -23,7 +35,7 @@ use axum::http::{Method, Request};
 use bytes::Bytes;
 use bytesize::ByteSize;
 use eventlog::AppendError;
-use ingest::{Config, Limit};
+use ingest::Config;
 use serde_json::json;
 use std::time::Duration;
 use support::{Fault, NOW, array, chunked, gateway, post};
@@ -206,18 +218,23 @@ mod refusals {
         for answer in answers {
             assert_eq!(answer.problem(), (415, "unsupported-media-type"));
             let detail = answer.body["detail"].as_str().unwrap();
-            assert!(detail.contains("application/json") && detail.contains("application/x-ndjson"), "{detail}");
+            for known in ["application/json", "application/x-ndjson", "application/cloudevents-batch+json"] {
+                assert!(detail.contains(known), "{detail}");
+            }
         }
     }
 
     #[tokio::test]
-    async fn a_compressed_body_is_415_and_says_what_to_send_instead() {
+    async fn a_coding_that_is_not_understood_is_415_and_names_those_that_are() {
         let gateway = gateway(Config::default());
-        let mut request = post("application/json", Body::from("\x1f"));
-        request.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
-        let answer = gateway.send(request).await;
-        assert_eq!(answer.problem(), (415, "unsupported-media-type"));
-        assert_eq!(answer.header("accept-encoding"), "identity");
+        for coding in ["deflate", "br", "gzip, gzip", "zstd,gzip"] {
+            let mut request = post("application/json", Body::from(array("a", 1)));
+            request.headers_mut().insert("content-encoding", coding.parse().unwrap());
+            let answer = gateway.send(request).await;
+            assert_eq!(answer.problem(), (415, "unsupported-media-type"));
+            assert_eq!(answer.header("accept-encoding"), "gzip, zstd, identity");
+            assert!(answer.body["detail"].as_str().unwrap().contains(coding), "{answer:?}");
+        }
     }
 
     #[tokio::test]
@@ -416,127 +433,6 @@ mod bytes_in_flight {
     }
 }
 
-mod limits {
-    use super::*;
-
-    fn limit(events_per_second: f64, burst: u32) -> Option<Limit> {
-        Some(Limit::new(events_per_second, burst).unwrap())
-    }
-
-    #[tokio::test]
-    async fn over_the_address_limit_is_429_and_passes_after_the_time_it_says() {
-        let mut config = Config::default();
-        config.limits.per_ip = limit(10.0, 20);
-        let gateway = gateway(config);
-        assert_eq!(gateway.json_from("10.0.0.1", array("a", 15)).await.status, 202);
-        let answer = gateway.json_from("10.0.0.1", array("a", 18)).await;
-        assert_eq!(answer.problem(), (429, "rate-limited"));
-        assert_eq!(answer.retry_after(), Duration::from_secs(2), "13 events at 10/s, in whole seconds");
-        assert_eq!((answer.header("ratelimit-limit"), answer.header("ratelimit-remaining")), ("20", "5"));
-        assert_eq!(answer.header("ratelimit-reset"), "2");
-        assert_eq!(answer.header("ratelimit-policy"), r#""per_ip";q=20;w=2"#);
-        assert_eq!(answer.header("ratelimit"), r#""per_ip";r=5;t=2"#);
-
-        assert_eq!(gateway.json_from("10.0.0.2", array("a", 18)).await.status, 202, "another address");
-        assert_eq!(gateway.json_from("10.0.0.1", array("a", 5)).await.status, 202, "what remains");
-        gateway.time.advance(Duration::from_millis(1_790));
-        assert_eq!(gateway.json_from("10.0.0.1", array("a", 18)).await.status, 429);
-        gateway.time.advance(Duration::from_millis(10));
-        assert_eq!(gateway.json_from("10.0.0.1", array("a", 18)).await.status, 202);
-    }
-
-    #[tokio::test]
-    async fn a_network_of_ipv6_addresses_counts_as_one() {
-        let mut config = Config::default();
-        config.limits.per_ip = limit(1.0, 1);
-        let gateway = gateway(config);
-        assert_eq!(gateway.json_from("2001:db8:1:2::1", array("a", 1)).await.status, 202);
-        assert_eq!(gateway.json_from("2001:db8:1:2:ffff::9", array("a", 1)).await.status, 429);
-        assert_eq!(gateway.json_from("2001:db8:1:3::1", array("a", 1)).await.status, 202);
-        assert_eq!(gateway.json_from("10.0.0.1", array("a", 1)).await.status, 202);
-        assert_eq!(gateway.json_from("::ffff:10.0.0.1", array("a", 1)).await.status, 429);
-    }
-
-    #[tokio::test]
-    async fn the_global_limit_is_shared_by_all() {
-        let mut config = Config::default();
-        config.limits.global = limit(1.0, 10);
-        let gateway = gateway(config);
-        assert_eq!(gateway.json_from("10.0.0.1", array("a", 10)).await.status, 202);
-        let answer = gateway.json_from("10.0.0.2", array("b", 3)).await;
-        assert_eq!((answer.problem(), answer.retry_after()), ((429, "rate-limited"), Duration::from_secs(3)));
-        gateway.time.advance(answer.retry_after());
-        assert_eq!(gateway.json_from("10.0.0.2", array("b", 3)).await.status, 202);
-        assert_eq!(gateway.log.values().len(), 13);
-    }
-
-    #[tokio::test]
-    async fn a_batch_that_can_never_pass_is_413_says_the_largest_and_uses_up_nothing() {
-        let mut config = Config::default();
-        config.limits.per_ip = limit(1.0, 10);
-        config.limits.global = limit(1.0, 8);
-        let gateway = gateway(config);
-        for _ in 0..3 {
-            let answer = gateway.json(array("a", 9)).await;
-            assert_eq!(answer.problem(), (413, "over-burst"));
-            assert!(answer.body["detail"].as_str().unwrap().contains("at most 8 events"), "{answer:?}");
-        }
-        assert_eq!(gateway.json(array("a", 8)).await.status, 202);
-    }
-
-    #[tokio::test]
-    async fn events_of_a_device_over_its_limit_are_rejected_and_those_of_others_accepted() {
-        let mut config = Config::default();
-        config.limits.per_device = limit(2.0, 3);
-        let gateway = gateway(config);
-        let lines = ["a", "a", "a", "a", "b", "a"].map(|device| format!(r#"{{"device_id":"{device}","id":""}}"#));
-        let lines: Vec<String> = lines
-            .iter()
-            .enumerate()
-            .map(|(index, line)| line.replace(r#""id":"""#, &format!(r#""id":"{index}""#)))
-            .collect();
-        let answer = gateway.post("application/x-ndjson", lines.join("\n")).await;
-        assert_eq!((answer.status.as_u16(), answer.accepted()), (202, 4));
-        assert_eq!(answer.rejected(), [(3, "rate_limited"), (5, "rate_limited")]);
-        assert_eq!(answer.body["rejected"][1]["id"], "5");
-        let details: Vec<&str> =
-            answer.body["rejected"].as_array().unwrap().iter().map(|r| r["detail"].as_str().unwrap()).collect();
-        assert!(details[0].contains("in 0.5 s") && details[1].contains("in 1.0 s"), "{details:?}");
-    }
-
-    #[tokio::test]
-    async fn when_all_devices_are_over_their_limit_it_is_429_and_passes_after_the_time_it_says() {
-        let mut config = Config::default();
-        config.limits.per_device = limit(2.0, 6);
-        let gateway = gateway(config);
-        assert_eq!(gateway.json(array("a", 6)).await.accepted(), 6);
-        let answer = gateway.json(array("a", 5)).await;
-        assert_eq!(answer.problem(), (429, "rate-limited"));
-        assert_eq!(answer.retry_after(), Duration::from_secs(3), "5 events at 2/s");
-        assert_eq!(answer.header("ratelimit"), r#""per_device";r=0;t=3"#);
-        assert_eq!(answer.rejected().len(), 5);
-        gateway.time.advance(answer.retry_after());
-        assert_eq!(gateway.json(array("a", 5)).await.accepted(), 5);
-    }
-
-    #[tokio::test]
-    async fn a_batch_of_one_device_beyond_its_burst_gets_through_in_order_part_by_part() {
-        let mut config = Config::default();
-        config.limits.per_device = limit(10.0, 4);
-        let gateway = gateway(config);
-        let mut waiting: Vec<u64> = (0..10).collect();
-        while !waiting.is_empty() {
-            let lines: Vec<String> =
-                waiting.iter().map(|n| format!(r#"{{"device_id":"a","data":{{"n":{n}}}}}"#)).collect();
-            let answer = gateway.post("application/x-ndjson", lines.join("\n")).await;
-            waiting = answer.rejected().iter().map(|(index, _)| waiting[*index as usize]).collect();
-            gateway.time.advance(Duration::from_secs(1));
-        }
-        let order: Vec<String> = (0..10).map(|n| format!(r#"{{"device_id":"a","data":{{"n":{n}}}}}"#)).collect();
-        assert_eq!(gateway.log.values(), order);
-    }
-}
-
 mod metrics {
     use super::*;
     use metrics_exporter_prometheus::PrometheusBuilder;
@@ -546,28 +442,33 @@ mod metrics {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let several = r#"[{"device_id":"a","id":"1"},{"device_id":"a","id":"1"},{},{},7]"#.to_owned();
+        let sent = [several, array("a", 3), array("a", 2)];
+        let packed = compressed::compress("gzip", sent[1].as_bytes());
         ::metrics::with_local_recorder(&recorder, || {
             ingest::metrics::describe();
             runtime.block_on(async {
                 let gateway = gateway(Config::default());
-                let body = r#"[{"device_id":"a","id":"1"},{"device_id":"a","id":"1"},{},{},7]"#;
-                assert_eq!(gateway.json(body).await.status, 202);
+                assert_eq!(gateway.json(sent[0].clone()).await.status, 202);
+                assert_eq!(compressed::send(&gateway, "gzip", packed.clone()).await.accepted(), 3);
                 gateway.log.set(Fault::Append(unavailable()));
-                assert_eq!(gateway.json(array("a", 2)).await.status, 503);
+                assert_eq!(gateway.json(sent[2].clone()).await.status, 503);
                 assert_eq!(gateway.post("text/plain", "").await.status, 415);
             });
         });
         let page = handle.render();
         for line in [
-            r#"lakehose_ingest_events_accepted_total{dataset="events"} 1"#,
+            r#"lakehose_ingest_events_accepted_total{dataset="events"} 4"#,
             r#"lakehose_ingest_events_duplicate_total{dataset="events"} 1"#,
             r#"lakehose_ingest_events_refused_total{dataset="events",reason="missing_device_id"} 2"#,
             r#"lakehose_ingest_events_refused_total{dataset="events",reason="not_an_object"} 1"#,
             r#"lakehose_ingest_events_refused_total{dataset="events",reason="log_unavailable"} 2"#,
-            r#"lakehose_ingest_requests_total{status="202"} 1"#,
+            r#"lakehose_ingest_requests_total{status="202"} 2"#,
             r#"lakehose_ingest_requests_total{status="503"} 1"#,
             r#"lakehose_ingest_requests_refused_total{problem="unsupported-media-type"} 1"#,
-            "lakehose_ingest_append_seconds_count 2",
+            "lakehose_ingest_append_seconds_count 3",
+            &format!("lakehose_ingest_body_received_bytes_total {}", sent[0].len() + packed.len() + sent[2].len()),
+            &format!("lakehose_ingest_body_bytes_total {}", sent.iter().map(String::len).sum::<usize>()),
             "# HELP lakehose_ingest_events_accepted_total Events that are durable",
         ] {
             assert!(page.contains(line), "{line} in\n{page}");

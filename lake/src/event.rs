@@ -11,6 +11,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 /// Largest JSON text of one event, in bytes. Kafka's default limit of a whole batch is 1,048,588 bytes
@@ -50,7 +51,7 @@ pub struct Invalid {
 }
 
 /// The closed set of reasons. The gateway answers them per event; the dead-letter table has them as a column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::VariantArray)]
 pub enum Reason {
     InvalidJson,
     NotAnObject,
@@ -232,15 +233,16 @@ impl<'a> Members<'a> {
 
 /// A member outside `data` must not hide one inside it, for both end up in the same place.
 fn check_names(data: Option<&RawValue>, others: &[(Cow<'_, str>, &RawValue)]) -> Result<(), Invalid> {
-    let mut names: Vec<String> = Vec::new();
+    let mut names: HashSet<Cow<'_, str>> = HashSet::new();
     if let Some(data) = data {
-        each_member(data, &mut |name, _| names.push(name.to_owned()));
+        each_member(data, &mut |name, _| {
+            names.insert(name.to_owned().into());
+        });
     }
     for (name, _) in others {
-        if names.iter().any(|taken| taken == name) {
+        if !names.insert(name.as_ref().into()) {
             return Err(invalid(Reason::AmbiguousMember, format!("`{name}` is given twice")));
         }
-        names.push(name.to_string());
     }
     Ok(())
 }

@@ -117,7 +117,8 @@ async fn steady(log: &Arc<dyn Log>, topic: &str, group: usize, way: Way, until: 
     let (began, mut sent) = (Instant::now(), 0);
     while Instant::now() < until {
         tick.tick().await;
-        while began.elapsed().as_micros() as u64 * RATE / 1_000_000 >= sent + group as u64 {
+        // A machine that cannot keep up must not be held here for ever.
+        while Instant::now() < until && began.elapsed().as_micros() as u64 * RATE / 1_000_000 >= sent + group as u64 {
             let due = began + Duration::from_micros((sent + group as u64) * 1_000_000 / RATE);
             let at = sent as usize % (group * 63);
             let (log, sender, topic) = (Arc::clone(log), sender.clone(), topic.to_owned());

@@ -11,8 +11,8 @@ use toml::{Table, Value};
 const PREFIX: &str = "LAKEHOSE_";
 
 /// Sections that variables can set fields of.
-pub const SECTIONS: [&str; 10] =
-    ["datasets", "auth", "limits", "ingest", "tls", "flush", "memory", "compaction", "kafka", "eventlog"];
+pub const SECTIONS: [&str; 11] =
+    ["datasets", "auth", "limits", "ingest", "tls", "spill", "flush", "memory", "compaction", "kafka", "eventlog"];
 
 /// Variables of options of the command line, which reads them itself.
 pub const OPTIONS: [&str; 8] = ["CONFIG", "DATA", "LAKE", "LISTEN", "ADMIN", "INSECURE", "LOG", "LOG_FORMAT"];

@@ -37,6 +37,7 @@ fn reads_every_section() {
         dedup_window = "10m"
         max_age = "7d"
         max_ahead = "1h"
+        priority = "high"
         [auth]
         keys = "keys.toml"
         jwks = "jwks.json"
@@ -46,15 +47,24 @@ fn reads_every_section() {
         [limits]
         per_device = { events_per_second = 100, burst = 1000 }
         per_ip     = { events_per_second = 10000, burst = 20000 }
+        per_key    = { events_per_second = 5000, burst = 10000, bytes_per_second = "1MiB", burst_bytes = "8MiB" }
+        per_dataset = { bytes_per_second = "32MiB", burst_bytes = "64MiB" }
         global     = { events_per_second = 500000, burst = 1000000 }
         [ingest]
         max_body = "4MiB"
         max_in_flight = "128MiB"
+        trusted_proxies = ["10.0.0.0/8", "::1"]
+        min_rate = "4KiB"
+        min_rate_window = "5s"
+        breaker_after = "1s"
         [tls]
         cert = "cert.pem"
         key = "key.pem"
         client_ca = "ca.pem"
         client_auth = "optional"
+        [spill]
+        max_bytes = "2GiB"
+        directory = "/var/spill"
         [flush]
         every = "2s"
         bytes = "32MiB"
@@ -77,7 +87,11 @@ fn reads_every_section() {
     assert_eq!(config.datasets().unwrap()[0].spec.columns.len(), 3);
     assert!(config.limits.per_device.is_some() && config.limits.per_ip.is_some() && config.limits.global.is_some());
     assert_eq!(config.gateway().http.max_body, ByteSize::mib(4));
+    assert_eq!(config.gateway().http.min_rate, ByteSize::kib(4));
+    assert_eq!(config.gateway().http.min_rate_window, Duration::from_secs(5));
     assert!(config.gateway().tls.is_on() && !config.tls.requires_client_certificate());
+    assert_eq!(config.gateway().http.breaker_after, Duration::from_secs(1));
+    assert_eq!((config.spill.max_bytes, config.spill_directory()), (Some(ByteSize::gib(2)), "/var/spill".into()));
     assert_eq!(config.processor(2, true).memory, ByteSize::mib(512));
     assert_eq!(config.compaction.every, Duration::from_secs(60));
     assert_eq!(config.eventlog.disk_budget, ByteSize::gib(2));
@@ -141,6 +155,15 @@ fn a_mistake_in_the_file_names_line_setting_and_what_is_allowed() {
         ("[datasets.x]\npartitions = -1", ["line 2", "datasets.x.partitions", "u32"]),
         ("flush = '5s'", ["line 1", "flush", "a table of settings"]),
         ("[limits]\nglobal = 5", ["line 2", "limits.global", "events_per_second = 100"]),
+        ("[limits]\nper_key = { burst = 5 }", ["line 2", "limits.per_key", "`burst` needs `events_per_second`"]),
+        ("[limits]\nper_ip = { bytes_per_second = 'much' }", ["line 2", "limits.per_ip", "\"64MiB\""]),
+        ("[limits]\nper_ip = {}", ["line 2", "limits.per_ip", "needs one of them"]),
+        ("[limits]\nper_dataset = { bytes_per_second = '2TiB' }", ["line 2", "limits.per_dataset", "1 TiB"]),
+        ("[limits.datasets]\nevents = { events_per_second = 0 }", ["line 2", "limits.datasets.events", "above 0"]),
+        ("[datasets.x]\npriority = 'urgent'", ["line 2", "datasets.x.priority", "`normal`"]),
+        ("[ingest]\ntrusted_proxies = ['10.0.0.0/33']", ["line 2", "ingest.trusted_proxies", "10.0.0.0/8"]),
+        ("[ingest]\ntrusted_proxies = '::1'", ["line 2", "ingest.trusted_proxies", "sequence"]),
+        ("[ingest]\nproxy_header = 'via'", ["line 2", "ingest.proxy_header", "`x-forwarded-for`"]),
         ("[auth]\nkey = 'keys.toml'", ["line 2", "auth", "`keys`"]),
         ("listen = 'nowhere'", ["line 1", "listen", "127.0.0.1:8080"]),
         ("[flush\nevery = '5s'", ["line 1", "table", "]"]),
@@ -180,6 +203,52 @@ fn a_variable_of_no_section_is_reported_and_ignored() {
     let variables = [("LAKEHOSE_FLSH_EVERY", "5s"), ("LAKEHOSE_EVENTLOG_SERVICE_HOST", "10.0.0.1"), ("HOME", "/")];
     let unknown = apply(&mut toml::Table::new(), variables.iter().map(|(k, v)| (k.to_string(), v.to_string())));
     assert_eq!(unknown.unwrap(), ["LAKEHOSE_FLSH_EVERY"]);
+}
+
+#[test]
+fn limits_and_proxies_are_set_by_variables_too() {
+    let both = "{ events_per_second = 5, bytes_per_second = '1KiB', burst_bytes = '8KiB' }";
+    let variables = [
+        ("LAKEHOSE_LIMITS_PER_KEY", both),
+        ("LAKEHOSE_LIMITS_PER_DATASET", "{ bytes_per_second = '1MiB' }"),
+        ("LAKEHOSE_LIMITS_DATASETS", "{ events = { events_per_second = 7 } }"),
+        ("LAKEHOSE_INGEST_TRUSTED_PROXIES", "['10.0.0.0/8', '::1']"),
+        ("LAKEHOSE_INGEST_PROXY_HEADER", "forwarded"),
+    ];
+    let config = from("", &variables, Overrides::default()).unwrap();
+    let per_key = ingest::Limit::new(5.0, 5).unwrap().and_bytes(ByteSize::kib(1), ByteSize::kib(8)).unwrap();
+    assert_eq!(config.limits.per_key, Some(per_key));
+    assert!(config.limits.per_dataset.is_some() && config.limits.datasets.contains_key("events"));
+    assert_ne!(config.ingest.trusted_proxies, ingest::TrustedProxies::default());
+    assert_eq!(config.ingest.proxy_header, ingest::ProxyHeader::Forwarded);
+}
+
+#[test]
+fn the_documented_limits_can_be_set() {
+    let page = include_str!("../../../docs/OPERATIONS.md");
+    let (_, section) = page.split_once("## Limits\n").unwrap();
+    let example: Vec<&str> = section.lines().skip(1).take_while(|line| !line.is_empty()).collect();
+    let config = from(&format!("[datasets.heartbeats]\n{}", example.join("\n")), &[], Overrides::default()).unwrap();
+    let ingest::Limits { per_device, per_key, per_ip, per_dataset, global, datasets, .. } = &config.limits;
+    assert!([per_device, per_key, per_ip, per_dataset, global].into_iter().all(Option::is_some), "{example:?}");
+    assert!(datasets.contains_key("heartbeats"));
+}
+
+#[test]
+fn a_limit_of_a_dataset_that_is_not_there_is_refused_by_name() {
+    let problem = problem("[datasets.trips]\n[limits.datasets]\ntrisp = { events_per_second = 1 }", &[]);
+    assert!(problem.contains("limits.datasets.trisp") && problem.contains("trips"), "{problem}");
+}
+
+#[test]
+fn a_queue_on_disk_needs_kafka_and_some_room() {
+    let brokers = ("LAKEHOSE_KAFKA_BROKERS", "kafka:9092");
+    let config = from("", &[brokers, ("LAKEHOSE_SPILL_MAX_BYTES", "1GiB")], Overrides::default()).unwrap();
+    assert_eq!(config.spill_directory(), Path::new("lakehose-data/spill"));
+    let small = from("[spill]\nmax_bytes = '1MiB'", &[brokers], Overrides::default()).unwrap_err();
+    assert!(format!("{small:#}").contains("16 MiB"), "{small:#}");
+    let embedded = problem("[spill]\nmax_bytes = '1GiB'", &[]);
+    assert!(embedded.contains("spill.max_bytes") && embedded.contains("[kafka] brokers"), "{embedded}");
 }
 
 #[test]

@@ -71,8 +71,8 @@ fn keys_are_made_and_revoked_while_the_gateway_runs() {
     assert!(up.metric("lakehose_ingest_authentication_failures_total") >= 2.0);
 
     // Guesses are refused, then not even looked at; the key that was good here stays so.
-    let guesses: Vec<u16> = (10..30).map(|n| status(&up, &format!("lh_0000000000{n}_guess"), EVENT)).collect();
-    assert!(guesses[0] == 401 && guesses.contains(&429), "{guesses:?}");
+    let mut guesses = (100..200).map(|n| status(&up, &format!("lh_000000000{n}_guess"), EVENT));
+    assert!(guesses.next() == Some(401) && guesses.any(|status| status == 429), "a hundred guesses were looked at");
     assert_eq!(status(&up, &first, EVENT), 202);
 
     let (_, listed) = place.run(&["keys", "ls", "--json"]);

@@ -9,6 +9,8 @@
 mod support;
 
 mod first_steps;
+mod contract;
+mod cloudevents;
 mod keys;
 mod crashes;
 mod atomic;
@@ -19,6 +21,7 @@ mod foreign_producers;
 mod dead_letters;
 mod deletion;
 mod outage;
+mod spill;
 mod memory;
 mod schema_change;
 mod compaction;

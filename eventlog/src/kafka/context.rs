@@ -37,6 +37,12 @@ impl Health {
         self.lock().down = None;
     }
 
+    /// No broker answers.
+    pub(super) fn down(&self, reason: String) {
+        self.lock().down = Some(reason);
+        self.changed.notify_all();
+    }
+
     /// The producer that had given up was replaced.
     pub(super) fn renewed(&self) {
         self.lock().fatal = None;

@@ -62,15 +62,22 @@ impl KafkaLog {
         let limits = Limits { delivery_timeout: options.delivery_timeout, max_record_bytes: options.max_record_bytes };
         let producer = new_producer(&options, limits, &health).map_err(|err| describe(CONNECT, &err))?;
         // Any topic will do, even one that does not exist: what counts is that a broker answers.
-        producer.client().fetch_metadata(None, options.connect_timeout).map_err(|err| {
+        let answered = producer.client().fetch_metadata(None, options.patience()).map_err(|err| {
             let hint = health.check().err().map_or(String::new(), |trouble| format!(" ({})", trouble.reason()));
             let reason = format!("no answer from {}: {err}{hint}", options.brokers);
             match describe(CONNECT, &err) {
                 LogError::Fatal { what, .. } => LogError::Fatal { what, reason },
                 LogError::Unavailable { what, .. } => LogError::Unavailable { what, reason },
             }
-        })?;
-        health.up();
+        });
+        match answered {
+            Ok(_) => health.up(),
+            Err(LogError::Unavailable { reason, .. }) if options.may_be_down => {
+                warn!(reason, "no broker answers yet");
+                health.down(reason);
+            }
+            Err(err) => return Err(err),
+        }
         let mut admin = options.producer();
         // Only a producer may be idempotent, and an administration client is a producer that produces nothing.
         admin.set("enable.idempotence", "false");

@@ -30,6 +30,8 @@ pub struct KafkaOptions {
     pub delivery_timeout: Duration,
     /// How long a broker may take to answer before [`super::KafkaLog::connect`] gives up.
     pub connect_timeout: Duration,
+    /// Do without a broker at the start: [`super::KafkaLog::connect`] then succeeds with a log that is down until one answers.
+    pub may_be_down: bool,
     /// Memory for records on their way to the brokers.
     pub producer_queue_bytes: usize,
     /// Memory for records fetched ahead of a consumer.
@@ -51,6 +53,7 @@ impl Default for KafkaOptions {
             transaction_timeout: Duration::from_secs(15),
             delivery_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            may_be_down: false,
             producer_queue_bytes: 128 * MIB,
             consumer_queue_bytes: 64 * MIB,
             max_record_bytes: 16 * MIB,
@@ -65,6 +68,12 @@ impl KafkaOptions {
     /// Bytes that a broker may send at once, as they are compressed.
     const SMALLEST_ANSWER: usize = 512 * 1024;
     const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
+
+    /// How long to wait for a first answer: who can do without one does not wait long.
+    pub(super) fn patience(&self) -> Duration {
+        const NOT_LONG: Duration = Duration::from_secs(3);
+        if self.may_be_down { self.connect_timeout.min(NOT_LONG) } else { self.connect_timeout }
+    }
 
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = self.common();

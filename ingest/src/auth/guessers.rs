@@ -4,10 +4,11 @@
 //! come back. Devices behind the same address must not be locked out by it, so what was good from an address is looked at
 //! for [`TRUST`] whatever else comes from there. Only who has it can use that: another key is a guess like before.
 //!
-//! Memory is fixed at start (see `key_table`). What two strangers share by chance there costs one of them a second.
+//! Memory is fixed at start (see `key_table` and `trusted`).
 
+use super::trusted::Trusted;
 use crate::clock::Clock;
-use crate::key_table::KeyTable;
+use crate::key_table::{KeyTable, Place};
 use crate::limits::network;
 use governor::clock::Clock as _;
 use governor::nanos::Nanos;
@@ -23,21 +24,21 @@ pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 /// How long credentials that were good are remembered with their address.
 pub(crate) const TRUST: Duration = Duration::from_secs(24 * 3600);
 
-/// Addresses, and credentials, that are told apart without error.
+/// Addresses that are told apart without error: 1 MiB.
 const ADDRESSES: u32 = 1 << 16;
-const CREDENTIALS: u32 = 1 << 18;
+/// Credentials that are remembered with their address: 4 MiB.
+const CREDENTIALS: usize = 1 << 19;
 
 pub(crate) struct Guessers {
     /// Until when the guesses of an address are paid for.
     wrong: KeyTable,
-    /// Until when an address and its credentials are trusted.
-    good: KeyTable,
+    good: Trusted,
     clock: Clock,
 }
 
 impl Guessers {
     pub(crate) fn new(clock: &Clock) -> Guessers {
-        Guessers { wrong: KeyTable::new(ADDRESSES), good: KeyTable::new(CREDENTIALS), clock: clock.clone() }
+        Guessers { wrong: KeyTable::new(ADDRESSES), good: Trusted::new(CREDENTIALS), clock: clock.clone() }
     }
 
     /// How long this address must wait before what it presents is looked at.
@@ -45,7 +46,7 @@ impl Guessers {
         let now = self.clock.now().as_u64();
         let debt = until(&self.wrong, self.wrong.place(network(ip))).saturating_sub(now);
         let wait = debt.saturating_sub(nanos(PERIOD * (BURST - 1)));
-        if wait == 0 || until(&self.good, self.good.place((network(ip), presented))) > now {
+        if wait == 0 || self.good.knows((network(ip), presented), second(now)) {
             return Ok(());
         }
         Err(Duration::from_nanos(wait))
@@ -62,22 +63,27 @@ impl Guessers {
     /// What was presented is good.
     pub(crate) fn good(&self, ip: IpAddr, presented: &str) {
         let until = self.clock.now().as_u64() + nanos(TRUST);
-        raise(&self.good, self.good.place((network(ip), presented)), |_| until);
+        self.good.trust((network(ip), presented), second(until));
     }
 }
 
-fn until(table: &KeyTable, place: u64) -> u64 {
+fn until(table: &KeyTable, place: Place) -> u64 {
     // Refusing leaves the cells as they are.
     let state =
         table.measure_and_replace(&place, |state| Err::<((), Nanos), _>(state.map_or(0, |state| state.as_u64())));
     state.err().unwrap_or(0)
 }
 
-fn raise(table: &KeyTable, place: u64, next: impl Fn(u64) -> u64) {
+fn raise(table: &KeyTable, place: Place, next: impl Fn(u64) -> u64) {
     let raised = table.measure_and_replace(&place, |state| {
         Ok::<_, Infallible>(((), Nanos::new(next(state.map_or(0, |state| state.as_u64())))))
     });
     let Ok(()) = raised;
+}
+
+/// Seconds since the clock was started, of which 136 years fit.
+fn second(nanos: u64) -> u32 {
+    (nanos / 1_000_000_000) as u32
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -130,7 +136,7 @@ mod tests {
         (0..BURST).for_each(|_| guessers.wrong(GUESSER));
         assert_eq!(guessers.check(GUESSER, "device's"), Ok(()));
         assert_eq!(guessers.check(GUESSER, "guessed"), Err(PERIOD));
-        time.advance(TRUST);
+        time.advance(TRUST + PERIOD);
         (0..BURST).for_each(|_| guessers.wrong(GUESSER));
         assert_eq!(guessers.check(GUESSER, "device's"), Err(PERIOD), "not for ever");
     }

@@ -15,6 +15,7 @@ fn sorted(form: Form, body: &[u8]) -> Option<(Batch, usize)> {
         max_age: 1_000,
         max_ahead: 1_000,
         trace: Vec::new(),
+        untranslated: HashMap::new(),
     };
     let body = Bytes::copy_from_slice(body);
     let events = frame(form, &body, 1_000).ok()?;
@@ -37,8 +38,15 @@ fn check(batch: &Batch, events: usize) {
 fn records_share_the_bytes_of_the_body() {
     let body = Bytes::from(r#"[{"device_id":"a","id":"1"},{"device_id":"a","id":"1"}]"#);
     let limits = Limits::new(&config::Limits::default(), &Clock::system());
-    let rules =
-        Rules { limits: &limits, devices: &Devices::Any, now: NOW, max_age: 0, max_ahead: 0, trace: Vec::new() };
+    let rules = Rules {
+        limits: &limits,
+        devices: &Devices::Any,
+        now: NOW,
+        max_age: 0,
+        max_ahead: 0,
+        trace: Vec::new(),
+        untranslated: HashMap::new(),
+    };
     let batch = sort_out(&body, &frame(Form::Json, &body, 10).unwrap(), &rules);
     let inside = |bytes: &Bytes| body.as_ptr_range().contains(&bytes.as_ptr());
     let [record] = &batch.records[..] else { panic!("{batch:?}") };

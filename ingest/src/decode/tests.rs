@@ -26,13 +26,23 @@ fn content_types_are_understood_with_their_parameters_and_common_aliases() {
 }
 
 #[test]
-fn a_compressed_body_is_not_mistaken_for_json() {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    assert_eq!(Form::of(&headers), Err(Unsupported::ContentEncoding("gzip".into())));
-    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("identity"));
-    assert_eq!(Form::of(&headers), Ok(Form::Json));
+fn cloudevents_are_known_by_their_content_type_or_by_a_header() {
+    assert_eq!(form("application/cloudevents+json; charset=utf-8"), Ok(Form::CloudEvent));
+    assert_eq!(form("Application/CloudEvents-Batch+JSON"), Ok(Form::CloudEventBatch));
+    let with_version = |content_type: Option<&'static str>| {
+        let mut headers = HeaderMap::new();
+        headers.insert("CE-SpecVersion", HeaderValue::from_static("1.0"));
+        content_type.map(|name| headers.insert(CONTENT_TYPE, HeaderValue::from_static(name)));
+        Form::of(&headers)
+    };
+    for content_type in [None, Some("application/json"), Some("image/png"), Some("")] {
+        assert_eq!(with_version(content_type), Ok(Form::CloudEventBinary), "{content_type:?}");
+    }
+    assert_eq!(with_version(Some("application/cloudevents+json")), Ok(Form::CloudEvent));
+    assert_eq!(with_version(Some("application/cloudevents-batch+json")), Ok(Form::CloudEventBatch));
+    for other in ["application/cloudevents+avro", "application/cloudevents-batch+protobuf", "application/cloudevents"] {
+        assert_eq!(with_version(Some(other)), Err(Unsupported::ContentType(Some(other.into()))));
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl Place {
     }
 
     /// The place that the head of a request names, if it does.
-    pub(crate) fn of(head: &Parts, _caller: &Caller, dataset: &str) -> Result<Option<Place>, BadKey> {
+    pub(crate) fn of(head: &Parts, caller: &Caller, dataset: &str) -> Result<Option<Place>, BadKey> {
         let mut values = head.headers.get_all(HEADER).iter();
         let Some(value) = values.next() else { return Ok(None) };
         if values.next().is_some() {
@@ -50,7 +50,7 @@ impl Place {
         }
         let key = value.to_str().ok().and_then(unquoted).ok_or(BadKey::Form)?;
         let query = head.uri.query().unwrap_or_default();
-        let (a, b) = fingerprint(|hasher| (key, dataset, query).hash(hasher));
+        let (a, b) = fingerprint(|hasher| (key, caller.name.as_deref(), dataset, query).hash(hasher));
         Ok(Some(Place(a, b)))
     }
 
@@ -58,6 +58,8 @@ impl Place {
     pub(crate) fn with_body(self, head: &Parts, form: Form, body: &Bytes) -> Key {
         let body = fingerprint(|hasher| {
             format!("{form:?}").hash(hasher);
+            // It says whether the events are to be stored whole.
+            head.uri.query().hash(hasher);
             for (name, value) in head.headers.iter().filter(|(name, _)| name.as_str().starts_with("ce-")) {
                 (name.as_str(), value.as_bytes()).hash(hasher);
             }
@@ -117,6 +119,7 @@ pub(super) fn test_key(place: u64, body: u64) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::peer;
     use axum::http::Request;
 
     fn head(uri: &str, keys: &[&str]) -> Parts {
@@ -129,7 +132,7 @@ mod tests {
 
     fn place(uri: &str, keys: &[&str]) -> Result<Option<Place>, BadKey> {
         let head = head(uri, keys);
-        Place::of(&head, &Caller::of(&head), "events")
+        Place::of(&head, &Caller::anybody(peer(&head)), "events")
     }
 
     #[test]
@@ -154,11 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn another_dataset_or_another_query_is_another_place() {
+    fn another_caller_another_dataset_or_another_query_is_another_place() {
         let here = place("/", &["a"]);
+        let named = head("/", &["a"]);
+        let caller = |name: &str| Caller { name: Some(name.into()), ..Caller::anybody(peer(&named)) };
+        let of = |name: &str| Place::of(&named, &caller(name), "events");
+        assert_eq!(of("x"), of("x"));
+        assert!(of("x") != of("y") && of("x") != here);
         assert_ne!(here, place("/?atomic=true", &["a"]));
         let elsewhere = head("/", &["a"]);
-        assert_ne!(here, Place::of(&elsewhere, &Caller::of(&elsewhere), "heartbeats"));
+        assert_ne!(here, Place::of(&elsewhere, &Caller::anybody(peer(&elsewhere)), "heartbeats"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod forms;
 mod tls;
 mod hostile;
 mod hostile_h2;

@@ -1,10 +1,11 @@
 //! One request is found again in its answer, in every log line, in its records and in the audit line.
 
-use crate::support::{self, Answer, Fault, Gateway, array, gateway, post};
+use crate::support::{self, Answer, Fault, Gateway, array, gateway, guarded, post};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Method, Request};
 use ingest::Config;
+use ingest::auth::{Secret, Settings};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -196,6 +197,41 @@ async fn the_audit_line_says_who_where_how_many_and_what_came_of_it() {
     });
     assert_eq!(audit[0], expected);
     assert!(!lines.text().contains("secret"), "{}", lines.text());
+}
+
+#[tokio::test]
+async fn the_audit_line_names_the_key_and_never_shows_it() {
+    let secret = Secret::from_entropy([1; 6], [1; 32]);
+    let keys = format!("[[keys]]\nid = '{}'\nname = 'fleet-7'\nsha256 = '{}'\n", secret.id(), secret.hash());
+    let mut config = Config::default();
+    config.http.audit = true;
+    let gateway = guarded(config, &Settings { keys_text: Some(keys), ..Settings::default() });
+    let lines = Lines::of_this_thread();
+    for key in [secret.reveal(), &secret.reveal().replace("lh_", "lh_0")] {
+        let mut request = named("order-66", array("a", 1));
+        request.headers_mut().insert("x-api-key", key.parse().unwrap());
+        gateway.send(request).await;
+    }
+    let told: Vec<Value> = lines.audit().iter().map(|line| json!([line["caller"], line["outcome"]])).collect();
+    assert_eq!(told, [json!(["fleet-7", "ok"]), json!([null, "unauthenticated"])]);
+    let shown = secret.reveal().rsplit('_').next().unwrap();
+    assert!(!lines.text().contains(shown), "{}", lines.text());
+}
+
+#[tokio::test]
+async fn a_request_that_outlives_its_client_has_one_audit_line_all_the_same() {
+    let gateway = audited();
+    let lines = Lines::of_this_thread();
+    gateway.log.set(Fault::Slow(Duration::from_millis(100)));
+    let mut request = named("order-66", array("a", 3));
+    request.headers_mut().insert("idempotency-key", "\"k\"".parse().unwrap());
+    let handled = tower::ServiceExt::oneshot(gateway.router.clone(), request);
+    assert!(tokio::time::timeout(Duration::from_millis(20), handled).await.is_err());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let audit = lines.audit();
+    assert_eq!(audit.len(), 1, "{audit:?}");
+    assert_eq!((&audit[0]["outcome"], &audit[0]["accepted"]), (&json!("cut-off"), &json!(3)));
+    assert_eq!(lines.read()[0]["span"]["request_id"], "order-66");
 }
 
 #[tokio::test]

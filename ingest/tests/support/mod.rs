@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use governor::clock::FakeRelativeClock;
 use ingest::auth::{Auth, Settings};
-use ingest::{Clock, Config, Deps};
+use ingest::{Clock, Condition, Config, Deps, Spill};
 use lake::dataset::{Dataset, DatasetSpec};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -175,6 +175,8 @@ pub struct Gateway {
     pub log: Arc<MemoryLog>,
     pub time: FakeRelativeClock,
     pub router: Router,
+    condition: Condition,
+    spill: Option<Arc<Spill>>,
 }
 
 pub fn datasets() -> Vec<Dataset> {
@@ -201,7 +203,18 @@ fn made(config: Config, datasets: Vec<Dataset>, auth: &Settings) -> Gateway {
     let mut deps = Deps::new(Arc::clone(&log) as Arc<dyn Log>, datasets);
     deps.clock = Clock::manual(time.clone(), NOW);
     deps.auth = Auth::open(auth).unwrap().map(Arc::new);
-    Gateway { router: ingest::router(&config, deps), log, time }
+    with(&config, deps, log, time)
+}
+
+/// A gateway with a queue on disk, in the time of the machine.
+pub fn gateway_with(config: Config, log: Arc<MemoryLog>, spill: Option<Arc<Spill>>) -> Gateway {
+    let deps = Deps { spill, ..Deps::new(Arc::clone(&log) as Arc<dyn Log>, datasets()) };
+    with(&config, deps, log, FakeRelativeClock::default())
+}
+
+fn with(config: &Config, deps: Deps, log: Arc<MemoryLog>, time: FakeRelativeClock) -> Gateway {
+    let (condition, spill) = (deps.condition.clone(), deps.spill.clone());
+    Gateway { router: ingest::router(config, deps), log, time, condition, spill }
 }
 
 /// An answer, read to its end.
@@ -213,6 +226,18 @@ pub struct Answer {
 }
 
 impl Gateway {
+    /// What waits in the queue on disk.
+    pub fn spilled(&self) -> Option<String> {
+        self.condition.spilled()
+    }
+
+    /// As at the end of a process.
+    pub async fn close(self) {
+        if let Some(spill) = &self.spill {
+            spill.close().await;
+        }
+    }
+
     pub async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();

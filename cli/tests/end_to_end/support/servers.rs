@@ -32,6 +32,16 @@ pub fn duckdb() -> PathBuf {
     variable("LAKEHOSE_TEST_DUCKDB").into()
 }
 
+/// A Python with the packages of `infra/requirements.txt`.
+pub fn python() -> PathBuf {
+    variable("LAKEHOSE_TEST_PYTHON").into()
+}
+
+/// Where Node finds the packages of `infra/node`.
+pub fn node_modules() -> PathBuf {
+    variable("LAKEHOSE_TEST_NODE_MODULES").into()
+}
+
 /// The shared S3 server's address.
 pub fn s3() -> String {
     variable("LAKEHOSE_TEST_S3")

@@ -92,7 +92,7 @@ impl Table {
     /// A device sends the next events when the ones before are acknowledged. What counts is the first copy of an event:
     /// it is the one that is kept.
     #[track_caller]
-    fn assert_order_of_devices(&mut self) {
+    pub fn assert_order_of_devices(&mut self) {
         let wrong = self.duckdb.number(
             "SELECT count(*) FROM (
                 SELECT first, lag(first) OVER (PARTITION BY device_id ORDER BY seq) AS before
