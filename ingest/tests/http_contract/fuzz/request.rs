@@ -269,7 +269,6 @@ fn path(rng: &mut StdRng) -> Vec<u8> {
         "*",
         "http://x/v1/events/heartbeats",
         "/openapi.json",
-        "/docs",
         "/v1/events/\u{e9}",
     ];
     let mut path = paths.choose(rng).unwrap().as_bytes().to_vec();
