@@ -2,7 +2,8 @@
 
 - A line of NDJSON is an event; to a schema the whole body is a string. Here it is the text of an event's `data`.
 - `id` and `device_id` may have 128 bytes of UTF-8; `maxLength` counts characters.
-- A member beside `data` must not repeat one of `data`.
+- A member beside `data` must not repeat one of `data`, nor be `data_base64`.
+- The device of a CloudEvent is its `source` only if there is no `subject`.
 - An `Idempotency-Key` is a string of a structured field, and belongs to one body: each request has a new one.
 """
 
@@ -28,9 +29,13 @@ def is_within_schema_and_contract(event):
         return True
     data = event.get("data")
     repeated = isinstance(data, dict) and (event.keys() - MEMBERS) & data.keys()
-    names = [event[name] for name in ("id", "device_id") if isinstance(event.get(name), str)]
+    names = [event[name] for name in ("id", "device_id", "subject") if isinstance(event.get(name), str)]
     long = [name for name in names if len(name) <= MAX_BYTES < len(name.encode(errors="replace"))]
-    return not repeated and not long
+    source = event.get("source")
+    if isinstance(source, str) and len(source.encode(errors="replace")) > MAX_BYTES:
+        long.append(source)
+    twice = "data_base64" in event and "data" in event
+    return not repeated and not long and not twice
 
 
 @schemathesis.hook

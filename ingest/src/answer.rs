@@ -67,7 +67,7 @@ impl Why {
     pub(crate) fn listed() -> Vec<Why> {
         let invalid =
             Reason::VARIANTS.iter().filter(|reason| **reason != Reason::Empty).map(|reason| Why::Invalid(*reason));
-        invalid.chain([Why::DeviceNotAllowed, Why::RateLimited, Why::LogUnavailable]).collect()
+        invalid.chain([Why::InvalidCloudEvent, Why::DeviceNotAllowed, Why::RateLimited, Why::LogUnavailable]).collect()
     }
 
     /// Whether it would be the same if the event came again.

@@ -35,6 +35,7 @@ pub fn openapi() -> Value {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "A key, or a JSON Web Token."},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "certificate": {"type": "mutualTLS", "description": "A client certificate, where `[tls]` asks for one."},
             },
         },
     })
@@ -45,6 +46,7 @@ fn components() -> Value {
     let mut components = json!({
         "Event": schemas::event(),
         "Events": schemas::events(),
+        "CloudEvent": schemas::cloud_event(),
         "Problem": Problem::schema(),
         "Index": Index::schema(),
         "Report": Report::schema(),
@@ -70,7 +72,7 @@ fn index() -> Value {
 
 /// None is needed where the gateway asks for none.
 fn security() -> Value {
-    json!([{}, {"bearer": []}, {"key": []}])
+    json!([{}, {"bearer": []}, {"key": []}, {"certificate": []}])
 }
 
 /// What is always there to be read.

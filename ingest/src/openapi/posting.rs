@@ -2,6 +2,8 @@
 
 use super::{header, security};
 use crate::answer::Report;
+use crate::body::CODINGS;
+use crate::decode::BINARY;
 use crate::refusal::{Documented, documented};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -48,9 +50,24 @@ fn body() -> Value {
     let one = json!({
         "id": "b7c1", "device_id": "sensor-1", "type": "reading", "time": "2026-01-31T12:00:00Z", "data": {"temp": 21.5},
     });
+    let cloud_event = json!({
+        "specversion": "1.0", "id": "b7c1", "source": "sensor-1", "type": "reading", "data": {"temp": 21.5},
+    });
     json!({
         "required": true,
+        "description": format!(
+            "`Content-Encoding` may be one of {CODINGS}. With the header `{BINARY}` the body is the data of a CloudEvent \
+             in binary mode, of any content type, and its attributes are headers."
+        ),
         "content": {
+            "application/cloudevents+json": {
+                "schema": {"$ref": "#/components/schemas/CloudEvent"},
+                "examples": {"one": {"summary": "One CloudEvent", "value": cloud_event}},
+            },
+            "application/cloudevents-batch+json": {
+                "schema": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/CloudEvent"}},
+                "examples": {"several": {"summary": "CloudEvents", "value": [cloud_event]}},
+            },
             "application/json": {
                 "schema": {
                     "oneOf": [{"$ref": "#/components/schemas/Event"}, {"$ref": "#/components/schemas/Events"}],

@@ -45,6 +45,30 @@ pub(super) fn event() -> Value {
     })
 }
 
+/// One event as CloudEvents has it.
+pub(super) fn cloud_event() -> Value {
+    let text = |description: &str| json!({"type": "string", "minLength": 1, "description": description});
+    // The last characters before padding have bits that must be zero.
+    let base64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/][AQgw]==)?$";
+    json!({
+        "type": "object",
+        "description": "CloudEvents 1.0. Further attributes become members whose names begin with `ce_`.",
+        "required": ["specversion", "id", "source", "type"],
+        "properties": {
+            "specversion": {"type": "string", "const": "1.0"},
+            "id": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_BYTES},
+            "source": text("The device, if there is no `subject`: at most 128 bytes then."),
+            "type": text("What kind of event it is."),
+            "subject": {
+                "type": ["string", "null"], "minLength": 1, "maxLength": MAX_NAME_BYTES, "description": "The device.",
+            },
+            "time": {"type": ["string", "null"], "format": "date-time"},
+            "data": {"description": "What is no object becomes the member `data_value`."},
+            "data_base64": {"type": ["string", "null"], "pattern": base64, "description": "Instead of `data`."},
+        },
+    })
+}
+
 /// Several.
 pub(super) fn events() -> Value {
     json!({"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Event"}})

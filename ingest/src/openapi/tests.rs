@@ -1,5 +1,6 @@
 use super::*;
 use crate::answer::Why;
+use crate::decode::ACCEPTED;
 use lake::event::{Event, MAX_NAME_BYTES, Reason};
 use std::collections::BTreeSet;
 use strum::{EnumCount, VariantArray};
@@ -67,6 +68,14 @@ fn the_reasons_are_those_of_the_code() {
     // is a record without a value.
     assert_eq!(listed.len(), Why::COUNT - 2 + Reason::VARIANTS.len() - 1);
     assert!(listed.contains("invalid_time") && listed.contains("log_unavailable") && !listed.contains("empty"));
+}
+
+#[test]
+fn every_content_type_that_is_understood_is_described() {
+    let document = openapi();
+    let content = &document["paths"]["/v1/events/{dataset}"]["post"]["requestBody"]["content"];
+    let described: BTreeSet<&str> = content.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(described, ACCEPTED.split(", ").collect());
 }
 
 /// What the schema says of the members of an event is what `lake::event` does.

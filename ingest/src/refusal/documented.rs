@@ -110,7 +110,10 @@ fn texts(refusal: &Refusal) -> (&'static str, &'static str) {
             "A rate limit never lets so many events or bytes through at once, however long the device waits.",
             "Send at most so much at once as `detail` says.",
         ),
-        BodyTooSlow => ("The body took longer than `[ingest] body_timeout`, or came more slowly than `[ingest] min_rate`.", "Send it again, in smaller requests."),
+        BodyTooSlow => (
+            "The body took longer than `[ingest] body_timeout`, or came more slowly than `[ingest] min_rate`.",
+            "Send it again, in smaller requests.",
+        ),
         BodyBroken => ("The connection broke within the body, or its framing is not HTTP.", "Send it again."),
         RateLimited { .. } => (
             "A rate limit of the device, its key, its address, the dataset or the gateway is used up.",
