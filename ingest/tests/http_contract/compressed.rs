@@ -79,7 +79,7 @@ async fn a_body_that_is_not_compressed_as_it_says_is_400_and_says_where() {
             ([&whole[..], b"and more"].concat(), "bytes from its start"),
         ] {
             let answer = send(&gateway, coding, body).await;
-            assert_eq!(answer.problem(), (400, "malformed-body"), "{coding}");
+            assert_eq!(answer.problem(), (400, "undecodable-body"), "{coding}");
             let detail = answer.body["detail"].as_str().unwrap();
             assert!(detail.contains(expected) && detail.contains(coding), "{detail}");
         }

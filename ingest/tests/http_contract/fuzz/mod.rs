@@ -123,7 +123,8 @@ fn check_answer(case: &Case, gateway: &Gateway, answer: &Answer) -> String {
     let events = accepted + duplicates + rejected.len() as u64;
     let stored = if answer.headers.contains_key("idempotency-replayed") { 0 } else { accepted };
     assert_eq!(stored, records.len() as u64, "{answer:?}");
-    assert_eq!(status == 202, accepted > 0, "{answer:?}");
+    // A batch of CloudEvents may be empty.
+    assert_eq!(status == 202, accepted > 0 || events == 0, "{answer:?}");
     assert!(rejected.is_sorted_by(|a, b| a < b) && rejected.iter().all(|index| *index < events), "{answer:?}");
     if let Some(framed) = case.events() {
         assert_eq!(events, framed, "{answer:?}");

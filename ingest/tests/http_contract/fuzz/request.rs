@@ -135,6 +135,8 @@ impl Case {
         cuts.sort_unstable();
         let method = if rng.random_bool(0.97) { "POST" } else { ["GET", "PUT", "OPTIONS", "X"].choose(rng).unwrap() };
         let headers = headers(rng, form, coding);
+        // With the attributes of a CloudEvent in the headers, the body is one event whatever it looks like.
+        is_known &= headers.iter().all(|(name, _)| !name.starts_with("ce-"));
         Case { method, path: path(rng), headers, body, cuts, events: events.filter(|_| is_known) }
     }
 
@@ -267,7 +269,6 @@ fn path(rng: &mut StdRng) -> Vec<u8> {
         "*",
         "http://x/v1/events/heartbeats",
         "/openapi.json",
-        "/docs",
         "/v1/events/\u{e9}",
     ];
     let mut path = paths.choose(rng).unwrap().as_bytes().to_vec();
