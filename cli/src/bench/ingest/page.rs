@@ -81,7 +81,8 @@ fn nines(share: f64) -> f64 {
 }
 
 fn share(nines: f64) -> String {
-    let decimals = (nines - 2.0).ceil().clamp(0.0, 4.0) as usize;
+    // Less than a whole nine may be what rounding has added.
+    let decimals = (nines - 2.0 - 1e-6).ceil().clamp(0.0, 4.0) as usize;
     format!("{:.decimals$} %", (1.0 - 10f64.powf(-nines)) * 100.0)
 }
 
