@@ -238,7 +238,8 @@ fn the_documented_limits_can_be_set() {
 fn the_documented_configuration_has_every_setting() {
     let page = include_str!("../../../docs/OPERATIONS.md");
     let (_, section) = page.split_once("## Configuration\n").unwrap();
-    let lines = section.lines().skip_while(|line| !line.starts_with("    ")).take_while(|line| !line.starts_with("Of "));
+    let lines =
+        section.lines().skip_while(|line| !line.starts_with("    ")).take_while(|line| !line.starts_with("Of "));
     // What is commented out may be set, too.
     let example: String = lines.map(|line| line.trim_start().trim_start_matches("# ").to_owned() + "\n").collect();
     from(&example, &[], Overrides::default()).unwrap();
@@ -292,7 +293,8 @@ fn every_section_can_be_set_by_variables() {
 #[test]
 fn every_option_with_a_variable_is_known_to_the_environment() {
     let command = crate::args::Args::command();
-    let commands = command.get_subcommands().chain([&command]);
+    let below = command.get_subcommands().flat_map(|command| command.get_subcommands());
+    let commands = command.get_subcommands().chain(below).chain([&command]);
     for argument in commands.flat_map(|command| command.get_arguments()) {
         let Some(variable) = argument.get_env() else { continue };
         let name = variable.to_str().unwrap().strip_prefix("LAKEHOSE_").unwrap();
