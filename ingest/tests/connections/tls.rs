@@ -3,7 +3,7 @@
 mod authority;
 
 use super::support::array;
-use super::{Server, answer, closes, head, request, serve};
+use super::{SOON, Server, answer, closes, head, request, serve};
 use authority::{Authority, Place, client, connect};
 use bytes::Bytes;
 use ingest::{ClientAuth, Config};
@@ -11,8 +11,6 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-const SOON: Duration = Duration::from_secs(5);
 
 /// Counts for all tests of this binary, so a test may only expect more than before.
 static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| PrometheusBuilder::new().install_recorder().unwrap());
