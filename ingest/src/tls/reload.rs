@@ -38,12 +38,12 @@ async fn look_after(files: Files, mut seen: Settled<Option<Material>>, publish: 
         match found.and_then(|material| material.load(&files)) {
             Ok(Loaded { config, expires }) => {
                 metrics::tls_loaded(expires);
-                metrics::tls_reloaded("loaded");
+                metrics::tls_reloaded(true);
                 info!(expires, "certificate loaded");
                 publish.send_replace(config);
             }
             Err(err) => {
-                metrics::tls_reloaded("failed");
+                metrics::tls_reloaded(false);
                 let cause = std::error::Error::source(&err).map(ToString::to_string).unwrap_or_default();
                 error!(error = %err, cause, "new certificate cannot be used, the old one stays");
             }

@@ -86,7 +86,7 @@ async fn new_files_serve_new_connections_and_an_open_one_goes_on() {
     assert!(connect(&server, &client(&old, None, &[])).await.is_err(), "still served with the old one");
     open.write_all(request(&array("a", 1)).as_bytes()).await.unwrap();
     assert!(answer(&mut open).await.0.starts_with("HTTP/1.1 202"));
-    assert!(counted("lakehose_ingest_tls_reloads_total{outcome=\"loaded\"}") >= 1.0);
+    assert!(counted("lakehose_ingest_tls_reloads_total{outcome=\"ok\"}") >= 1.0);
     let expires = counted("lakehose_ingest_tls_certificate_expires_timestamp_seconds");
     assert_eq!(expires, authority::EXPIRES as f64);
 }
