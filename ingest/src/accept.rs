@@ -37,7 +37,8 @@ pub(crate) async fn events(
         return answer(&gateway, dataset, request).await;
     }
     // A device that names its request will ask again what became of it, so it goes on when the device is gone.
-    let to_its_end = tokio::spawn(correlation::carried(async move { answer(&gateway, dataset, request).await }));
+    let keyed = gateway.keyed.clone();
+    let to_its_end = keyed.spawn(correlation::carried(async move { answer(&gateway, dataset, request).await }));
     to_its_end.await.unwrap_or_else(|failed| resume_unwind(failed.into_panic()))
 }
 

@@ -32,6 +32,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::error;
 use utoipa::ToSchema;
@@ -93,6 +94,8 @@ pub(crate) struct Gateway {
     pub(crate) outage: Outage,
     pub(crate) audit: bool,
     pub(crate) idempotency: Idempotency,
+    /// Requests with an idempotency key, which go on without their clients.
+    pub(crate) keyed: TaskTracker,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -171,6 +174,7 @@ impl Gateway {
             outage: Outage::new(),
             audit: http.audit,
             idempotency: Idempotency::new(http),
+            keyed: TaskTracker::new(),
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
         });
