@@ -63,7 +63,7 @@ pub struct Revoke {
 
 #[derive(Debug, clap::Args)]
 pub struct Place {
-    /// The file of keys [default: `keys` of the section [auth], else keys.toml]
+    /// The file of keys [default: the one that the configuration names, else keys.toml]
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 }

@@ -50,7 +50,7 @@ pub struct Step {
     /// Requests that were not answered 202.
     pub failed: u64,
     pub latency_ms: Quantiles,
-    /// Milliseconds at each of [`SHARES`].
+    /// Milliseconds at each of [`shares`].
     pub distribution: Vec<(f64, f64)>,
     /// p99 of the requests due in each second.
     pub p99_by_second: Vec<f64>,
