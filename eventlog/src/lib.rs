@@ -37,8 +37,10 @@ pub trait Log: Send + Sync + 'static {
     ) -> BoxFuture<'a, Vec<Result<Position, AppendError>>>;
 
     /// Appends all of the records or none, and tells where each of them is once all are durable. Many callers may do so at
-    /// once, in many processes: unlike [`Log::exclusive`] nobody is shut out. Readers see none of the records before all
-    /// of them can be read. Records of one key keep the order of such calls, if each waits for the answer to the one before.
+    /// once, in many processes: unlike [`Log::exclusive`] nobody is shut out. Readers never see some of the records when
+    /// the others will not be there. Who reads several partitions may see those of one a moment before those of another:
+    /// Kafka ends a transaction partition by partition. Records of one key keep the order of such calls, if each waits for
+    /// the answer to the one before.
     fn append_whole<'a>(
         &'a self,
         topic: &'a str,

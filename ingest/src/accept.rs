@@ -37,7 +37,8 @@ pub(crate) async fn events(
         return answer(&gateway, dataset, request).await;
     }
     // A device that names its request will ask again what became of it, so it goes on when the device is gone.
-    let to_its_end = tokio::spawn(correlation::carried(async move { answer(&gateway, dataset, request).await }));
+    let keyed = gateway.keyed.clone();
+    let to_its_end = keyed.spawn(correlation::carried(async move { answer(&gateway, dataset, request).await }));
     to_its_end.await.unwrap_or_else(|failed| resume_unwind(failed.into_panic()))
 }
 
@@ -107,12 +108,15 @@ impl Gateway {
         let Posting { dataset, caller, options, form, head } = posting;
         let refuse = |malformed| self.refuse_form(malformed);
         let native = cloudevents::translate(*form, &head.headers, body, self.max_events).map_err(refuse)?;
+        let mut bytes = body.len();
         let (body, mut events) = match &native {
             None => (body, decode::frame(*form, body, self.max_events).map_err(refuse)?),
             Some(native) => (&native.body, native.events()),
         };
         if let Some(rest) = &rest {
             events = rest.iter().map(|index| events[*index as usize]).collect();
+            // The others have been counted.
+            bytes = events.iter().map(|event| event.len()).sum();
         }
         audit::note(|line| line.events(events.len()));
         if events.is_empty() {
@@ -120,7 +124,7 @@ impl Gateway {
         }
         let translated = native.as_ref().map_or(0, |native| native.body.len());
         held.grow(translated + events.len() * EVENT_BYTES).map_err(|spent| self.refuse_body(dataset, spent.into()))?;
-        let request = dataset.request(caller, events.len(), body.len());
+        let request = dataset.request(caller, events.len(), bytes);
         self.check_rate(dataset, &request)?;
 
         let rules = batch::Rules {

@@ -6,6 +6,7 @@
 use crate::answer::Report;
 use crate::caller::Caller;
 use crate::correlation;
+use crate::proxies::Proxies;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +20,7 @@ pub(crate) const TARGET: &str = "audit";
 /// What is known of a request so far.
 pub(crate) struct Line {
     started: Instant,
-    /// The other end of the connection, until it is known whom it speaks for.
+    /// The address of the client, as limits count it.
     ip: Option<IpAddr>,
     /// The name of the key, the token or the certificate.
     caller: Option<Arc<str>>,
@@ -45,10 +46,11 @@ pub(crate) fn note(write: impl FnOnce(&mut Line)) {
 }
 
 impl Line {
-    pub(crate) fn new(request: &Request) -> Line {
+    pub(crate) fn new(request: &Request, proxies: &Proxies) -> Line {
+        let peer = request.extensions().get().map(|ConnectInfo::<SocketAddr>(peer)| peer.ip());
         Line {
             started: Instant::now(),
-            ip: request.extensions().get().map(|ConnectInfo::<SocketAddr>(peer)| peer.ip()),
+            ip: peer.map(|peer| proxies.client(peer, request.headers())),
             caller: None,
             dataset: None,
             bytes: None,

@@ -13,7 +13,7 @@ mod coding;
 mod decompress;
 
 pub(crate) use coding::{CODINGS, Coding};
-pub(crate) use decompress::Undecodable;
+pub(crate) use decompress::{DECODER_BYTES, Undecodable};
 
 use crate::pressure::{Reservation, Spent};
 use axum::body::{Body, BodyDataStream};

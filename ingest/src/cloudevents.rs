@@ -58,6 +58,14 @@ pub(crate) fn translate(form: Form, headers: &HeaderMap, body: &[u8], max: usize
     Ok(Some(writer.finish()))
 }
 
+/// The most bytes that a body of so many becomes.
+///
+/// In JSON only the source is written twice, and `specversion` left out makes room for what else is added. A body that
+/// is the data of an event may grow sixfold by escapes, but no event beyond its own bound is kept.
+pub(crate) fn most_translated(body: usize) -> usize {
+    (2 * body).max(MAX_EVENT_BYTES)
+}
+
 impl Native {
     /// The texts of the events in their order; an empty one could not be translated.
     pub(crate) fn events(&self) -> Vec<&str> {
@@ -220,11 +228,16 @@ impl Writer {
         let start = self.text.len();
         // A larger one is never accepted, and escapes could make it six times as large.
         let read = if len > MAX_EVENT_BYTES { Err(too_large(len)) } else { read() };
-        match read {
-            Ok(event) => event.write(&mut self.text),
-            Err(refused) => {
-                self.native.refused.insert(self.native.ranges.len(), refused);
+        let written = read.and_then(|event| {
+            event.write(&mut self.text);
+            match self.text.len() - start {
+                len if len > MAX_EVENT_BYTES => with_id(event, Err(too_large(len))).map(drop),
+                _ => Ok(()),
             }
+        });
+        if let Err(refused) = written {
+            self.text.truncate(start);
+            self.native.refused.insert(self.native.ranges.len(), refused);
         }
         self.native.ranges.push(start..self.text.len());
     }

@@ -35,7 +35,8 @@ pub struct Http {
     /// Most events in one request. Less if half of `max_in_flight` could not hold their records.
     pub max_events: u32,
     /// Most bytes of all requests under way together; requests beyond it are answered 503. At least twice `max_body`,
-    /// and 9 MiB more for every zstd body with the largest window that is to be decompressed at a time.
+    /// and 9 MiB more for every zstd body with the largest window that is to be decompressed at a time. Only a request
+    /// that is alone may take more: what a body of `max_body` needs to be decompressed, or translated from CloudEvents.
     pub max_in_flight: ByteSize,
     /// Most connections open at once; further ones wait in the kernel's queue.
     pub max_connections: u32,

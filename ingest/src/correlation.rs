@@ -38,7 +38,7 @@ pub(crate) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
     if let Some(trace) = trace {
         request.extensions_mut().insert(trace);
     }
-    let audit = gateway.audit.then(|| Mutex::new(Line::new(&request)));
+    let audit = gateway.audit.then(|| Mutex::new(Line::new(&request, &gateway.proxies)));
     let echoed = id.clone();
     let handled = async {
         let mut response = next.run(request).await;

@@ -14,6 +14,9 @@ use tracing::{error, info, warn};
 pub(crate) struct Budget {
     used: AtomicUsize,
     max: usize,
+    /// What a request may hold while it is the only one, though it be more than `max`: else one that is allowed, but needs
+    /// more than it brings (a window to decompress it, a translated copy), would be told to come back for ever.
+    alone: usize,
 }
 
 /// A part of the budget; given back when dropped.
@@ -30,8 +33,8 @@ pub(crate) struct Reservation {
 pub(crate) struct Spent;
 
 impl Budget {
-    pub(crate) fn new(max: usize) -> Arc<Budget> {
-        Arc::new(Budget { used: AtomicUsize::new(0), max })
+    pub(crate) fn new(max: usize, alone: usize) -> Arc<Budget> {
+        Arc::new(Budget { used: AtomicUsize::new(0), max, alone })
     }
 
     /// An empty part of the budget, to be grown as bytes arrive, as long as all together hold no more than `ceiling`.
@@ -52,7 +55,10 @@ impl Budget {
 impl Reservation {
     /// Takes `bytes` more, or nothing.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Spent> {
-        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.ceiling);
+        let fits = |used: usize| {
+            let is_alone = used == self.bytes;
+            used.checked_add(bytes).filter(|sum| *sum <= self.ceiling || (is_alone && *sum <= self.budget.alone))
+        };
         self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map_err(|_| Spent)?;
         self.bytes += bytes;
         Ok(())
@@ -148,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_budget_is_never_exceeded_and_comes_back_when_requests_end() {
-        let budget = Budget::new(100);
+        let budget = Budget::new(100, 0);
         let (mut a, mut b) = (budget.reserve(), budget.reserve());
         assert_eq!(a.grow(60), Ok(()));
         assert_eq!(b.grow(41), Err(Spent));
@@ -167,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_ceiling_leaves_the_rest_to_others() {
-        let budget = Budget::new(100);
+        let budget = Budget::new(100, 0);
         let (mut low, mut high) = (budget.reserve_below(50), budget.reserve_below(usize::MAX));
         assert_eq!(low.grow(50), Ok(()));
         assert_eq!(low.grow(1), Err(Spent));
@@ -175,6 +181,20 @@ mod tests {
         assert_eq!(high.grow(1), Err(Spent));
         drop(high);
         assert_eq!(budget.used(), 50);
+    }
+
+    #[test]
+    fn who_is_alone_may_hold_more_than_all_together_and_then_nobody_else_gets_anything() {
+        let budget = Budget::new(100, 150);
+        let (mut low, mut other) = (budget.reserve_below(50), budget.reserve());
+        assert_eq!(low.grow(150), Ok(()));
+        assert_eq!((low.grow(1), other.grow(1)), (Err(Spent), Err(Spent)));
+        assert_eq!(low.grow(usize::MAX), Err(Spent));
+        drop(low);
+        let mut low = budget.reserve_below(50);
+        assert_eq!((other.grow(1), low.grow(50), low.grow(49)), (Ok(()), Err(Spent), Ok(())));
+        drop(other);
+        assert_eq!(low.grow(101), Ok(()));
     }
 
     #[test]

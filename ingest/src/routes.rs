@@ -2,10 +2,11 @@
 
 use crate::accept;
 use crate::auth::{Auth, Door, Scope};
-use crate::body::Bounds;
+use crate::body::{Bounds, DECODER_BYTES};
 use crate::breaker::Breaker;
 use crate::caller::{Caller, peer};
 use crate::clock::Clock;
+use crate::cloudevents;
 use crate::condition::Condition;
 use crate::config::Config;
 use crate::correlation;
@@ -31,6 +32,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::error;
 use utoipa::ToSchema;
@@ -92,6 +94,8 @@ pub(crate) struct Gateway {
     pub(crate) outage: Outage,
     pub(crate) audit: bool,
     pub(crate) idempotency: Idempotency,
+    /// Requests with an idempotency key, which go on without their clients.
+    pub(crate) keyed: TaskTracker,
     pub(crate) clock: Clock,
     pub(crate) metrics: GatewayMetrics,
 }
@@ -122,12 +126,14 @@ impl Gateway {
         let Config { http, limits, .. } = config;
         let size = |bytes: bytesize::ByteSize| usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX);
         let max_in_flight = size(http.max_in_flight);
-        // A body takes at most one half (`Config::check`) and its events the other, so on an idle gateway every
-        // request within its bounds fits.
+        // A body takes at most one half (`Config::check`) and its events the other, so on an idle gateway every plain
+        // request within its bounds fits. One that is compressed or translated may need more, and has it if it is alone.
         let room_for_events = (max_in_flight / 2 / EVENT_BYTES).max(1);
         let max_body = size(http.max_body);
         let max_events = (http.max_events as usize).min(room_for_events);
         let largest = max_body.saturating_add(max_events * EVENT_BYTES);
+        // To decompress, a body is read to one byte more than it may have.
+        let alone = (largest + cloudevents::most_translated(max_body)).max(max_body + 1 + DECODER_BYTES);
 
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         let classes = Classes::of(&deps.datasets);
@@ -162,12 +168,13 @@ impl Gateway {
             door: deps.auth.map(|auth| Door::new(auth, &deps.clock)),
             limits: Limits::new(limits, &deps.clock),
             proxies: Proxies { trusted: http.trusted_proxies.clone(), header: http.proxy_header },
-            budget: Budget::new(max_in_flight),
+            budget: Budget::new(max_in_flight, alone),
             breaker_after: http.breaker_after,
             spill: deps.spill,
             outage: Outage::new(),
             audit: http.audit,
             idempotency: Idempotency::new(http),
+            keyed: TaskTracker::new(),
             clock: deps.clock,
             metrics: GatewayMetrics::new(),
         });

@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
 
 /// How often states are published as metrics.
@@ -80,7 +80,7 @@ pub async fn serve(
         }
     }
     drop(listener);
-    server.drain(connections, config.http.drain_timeout).await;
+    server.drain(connections, &gateway.keyed, config.http.drain_timeout).await;
     if let Some(spill) = &gateway.spill {
         spill.close().await;
     }
@@ -145,16 +145,20 @@ impl Server {
         }
     }
 
-    async fn drain(self, mut connections: JoinSet<()>, timeout: Duration) {
+    async fn drain(self, mut connections: JoinSet<()>, keyed: &TaskTracker, timeout: Duration) {
         let open = connections.len();
         let finish = async {
             self.closing.cancel();
             while connections.join_next().await.is_some() {}
+            // Those whose clients are gone: the log is there until the gateway has ended.
+            keyed.close();
+            keyed.wait().await;
         };
         if tokio::time::timeout(timeout, finish).await.is_ok() {
             info!(connections = open, "gateway drained");
         } else {
-            warn!(connections = connections.len(), "connections cut off, their requests are not answered");
+            let (open, keyed) = (connections.len(), keyed.len());
+            warn!(connections = open, keyed, "connections cut off, their requests are not answered");
             connections.shutdown().await;
         }
     }

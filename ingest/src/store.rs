@@ -186,7 +186,11 @@ impl Append {
                 Err(AppendError::Unknown(timeout))
             }
         };
-        tell(under_way, std::slice::from_ref(&outcome), clock.elapsed());
+        match &outcome {
+            // About this batch, or about transactions: what is not to be whole needs none.
+            Err(AppendError::Refused(_)) => under_way.inconclusive(),
+            outcome => tell(under_way, std::slice::from_ref(outcome), clock.elapsed()),
+        }
         outcome
     }
 }

@@ -16,6 +16,8 @@ const GZIP_WINDOW_LOG: u8 = 15;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// What a gzip decoder occupies: its window and its tables.
 const GZIP_BYTES: usize = 64 * 1024;
+/// The most that a decoder occupies: the largest window of zstd, and what it keeps beside it.
+pub(crate) const DECODER_BYTES: usize = 9 << 20;
 
 /// A body is not what its coding demands.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,7 @@ async fn read(upload: &mut Upload, bounds: &Bounds, held: &mut Reservation) -> R
 
 #[tokio::test]
 async fn pieces_are_joined_and_accounted_for() {
-    let budget = Budget::new(100);
+    let budget = Budget::new(100, 0);
     let mut held = budget.reserve();
     let Read { body, received } =
         upload(&["ab", "", "cde", "f"]).read(Coding::Identity, &BOUNDS, &mut held).await.unwrap();
@@ -31,7 +31,7 @@ async fn pieces_are_joined_and_accounted_for() {
 
 #[tokio::test]
 async fn stops_at_the_first_byte_too_many() {
-    let budget = Budget::new(100);
+    let budget = Budget::new(100, 0);
     let read = async |chunks: &[&'static str], max| {
         read(&mut upload(chunks), &Bounds { max, ..BOUNDS }, &mut budget.reserve()).await
     };
@@ -44,7 +44,7 @@ async fn stops_at_the_first_byte_too_many() {
 
 #[tokio::test]
 async fn stops_when_the_budget_is_spent_by_others() {
-    let budget = Budget::new(5);
+    let budget = Budget::new(5, 0);
     let mut other = budget.reserve();
     other.grow(3).unwrap();
     assert_eq!(read(&mut upload(&["ab", "cd"]), &BOUNDS, &mut budget.reserve()).await, Err(Stopped::Busy));
@@ -61,7 +61,7 @@ fn sending(after: Vec<(u64, usize)>) -> impl Stream<Item = io::Result<Bytes>> {
 
 #[tokio::test]
 async fn who_sends_nothing_more_is_stopped_after_a_window_and_who_dribbles_too() {
-    let budget = Budget::new(1_000_000);
+    let budget = Budget::new(1_000_000, 0);
     let window = Duration::from_millis(300);
     let bounds = Bounds { max: 100_000, timeout: 10 * window, window, window_bytes: 1_000 };
     for (after, windows) in [
@@ -84,7 +84,7 @@ async fn who_sends_nothing_more_is_stopped_after_a_window_and_who_dribbles_too()
 
 #[tokio::test]
 async fn a_network_that_stalls_for_most_of_a_window_is_waited_for() {
-    let budget = Budget::new(1_000_000);
+    let budget = Budget::new(1_000_000, 0);
     let window = Duration::from_secs(1);
     let bounds = Bounds { max: 100_000, timeout: 10 * window, window, window_bytes: 10_000 };
     let pieces = sending(vec![(500, 10_000), (1_000, 10_000), (700, 5)]);
@@ -120,7 +120,7 @@ mod compressed {
     }
 
     async fn unpack(coding: Coding, bytes: &[u8], size: usize, max: usize) -> Result<Bytes, Stopped> {
-        let budget = Budget::new(100_000_000);
+        let budget = Budget::new(100_000_000, 0);
         let mut held = budget.reserve();
         let read = pieces(bytes, size).read(coding, &Bounds { max, ..BOUNDS }, &mut held).await?;
         assert_eq!(read.received, bytes.len());
@@ -209,7 +209,7 @@ mod compressed {
         const MAX: usize = 1 << 20;
         for coding in [Coding::Gzip, Coding::Zstd] {
             // No room for more than that: else it would be `Busy`.
-            let budget = Budget::new(MAX + 4 * (1 << 20));
+            let budget = Budget::new(MAX + 4 * (1 << 20), 0);
             let outcome =
                 bomb(coding).read(coding, &Bounds { max: MAX, ..BOUNDS }, &mut budget.reserve()).await.map(|_| ());
             assert_eq!(outcome, Err(Stopped::TooLarge));
@@ -232,7 +232,7 @@ mod compressed {
         let problem = problem(unpack(Coding::Zstd, &frame(24), 5, 1_000).await);
         assert!(problem.contains("too much memory"), "{problem}");
 
-        let budget = Budget::new(8 << 20);
+        let budget = Budget::new(8 << 20, 0);
         let read = |log| {
             let (mut upload, budget) = (pieces(&frame(log), 5), Arc::clone(&budget));
             let bounds = Bounds { max: 1_000, ..BOUNDS };
@@ -245,7 +245,7 @@ mod compressed {
     #[tokio::test]
     async fn others_have_their_turn_while_a_large_body_is_decompressed() {
         let packed = gzip(&vec![b' '; 8 << 20]);
-        let budget = Budget::new(1 << 30);
+        let budget = Budget::new(1 << 30, 0);
         let bounds = Bounds { max: 16 << 20, ..BOUNDS };
         let mut held = budget.reserve();
         let mut upload = pieces(&packed, usize::MAX);

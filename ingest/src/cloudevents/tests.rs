@@ -268,3 +268,30 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn a_translated_body_is_no_larger_than_room_is_kept_for(
+        source in ".{1,300}", subject in prop::option::of(".{1,50}"), value in ".{0,200}",
+        names in prop::collection::vec("[a-z]{0,8}", 0..20), count in 1usize..5,
+    ) {
+        let mut event = json!({"specversion": "1.0", "id": "i", "source": source, "type": "t", "data": value});
+        if let Some(subject) = subject {
+            event["subject"] = subject.into();
+        }
+        names.iter().for_each(|name| event[format!("{name}x")] = 1.into());
+        let body = json!(vec![event; count]).to_string();
+        let native = translate(Form::CloudEventBatch, &HeaderMap::new(), body.as_bytes(), 10).unwrap().unwrap();
+        prop_assert!(native.body.len() <= 2 * body.len(), "{} of {}", native.body.len(), body.len());
+    }
+}
+
+#[test]
+fn data_that_escapes_make_too_large_is_refused_and_takes_no_room() {
+    let of = |len: usize| binary(&[("content-type", "text/plain")], &vec![1; len]);
+    assert!(of(100_000).refused.is_empty());
+    let native = of(MAX_EVENT_BYTES / 3);
+    assert_eq!((native.body.len(), native.events()), (0, vec![""]));
+    let refused = &native.refused[&0];
+    assert_eq!((refused.why, refused.id.as_deref()), (Why::Invalid(Reason::TooLarge), Some("1")));
+}

@@ -4,6 +4,7 @@
 
 use crate::caller::Caller;
 use crate::decode::Form;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
@@ -62,6 +63,10 @@ impl Place {
             head.uri.query().hash(hasher);
             for (name, value) in head.headers.iter().filter(|(name, _)| name.as_str().starts_with("ce-")) {
                 (name.as_str(), value.as_bytes()).hash(hasher);
+            }
+            // It says what the data is, and is kept.
+            if let (Form::CloudEventBinary, Some(value)) = (form, head.headers.get(CONTENT_TYPE)) {
+                value.as_bytes().hash(hasher);
             }
             body.hash(hasher);
         });
@@ -181,5 +186,14 @@ mod tests {
         let mut event = head("/", &[]);
         event.headers.insert("ce-id", "1".parse().unwrap());
         assert_ne!(key, place.with_body(&event, Form::Json, &body));
+
+        let mut of = |form, content_type: &str| {
+            event.headers.insert(CONTENT_TYPE, content_type.parse().unwrap());
+            place.with_body(&event, form, &body)
+        };
+        let [json, text] = ["application/json", "text/plain"].map(|kind| of(Form::CloudEventBinary, kind));
+        assert_ne!(json, text, "the same bytes are other data");
+        let [plain, upper] = ["application/json", "Application/JSON"].map(|kind| of(Form::Json, kind));
+        assert_eq!(plain, upper);
     }
 }

@@ -16,6 +16,7 @@ use eventlog::Log;
 use ingest::{Config, Deps};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use support::{Fault, MemoryLog, array, datasets};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -235,6 +236,29 @@ async fn shutdown_answers_what_is_under_way_and_closes_what_is_idle() {
     assert!(closes(&mut idle, Duration::from_secs(2)).await);
     tokio::time::timeout(Duration::from_secs(2), server.task).await.unwrap().unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err(), "still listens");
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_a_request_with_a_key_though_its_client_is_gone() {
+    let server = serve(Config::default()).await;
+    server.log.set(Fault::Frozen);
+    let (client, connection) = h2::client::handshake(server.connect().await).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let post = axum::http::Request::post("http://x/v1/events/events").header("content-type", "application/json");
+    let post = post.header("idempotency-key", "k").body(()).unwrap();
+    let (_response, mut body) = client.ready().await.unwrap().send_request(post, false).unwrap();
+    body.send_data(Bytes::from(array("a", 1)), true).unwrap();
+    while server.log.under_way.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    connection.abort();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.shutdown.cancel();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!server.task.is_finished());
+    server.log.set(Fault::None);
+    tokio::time::timeout(Duration::from_secs(2), server.task).await.unwrap().unwrap().unwrap();
+    assert_eq!(server.log.values().len(), 1);
 }
 
 #[tokio::test]

@@ -133,3 +133,15 @@ async fn a_log_that_does_not_answer_is_503_in_the_end_and_nothing_is_claimed() {
     assert_eq!(answer.problem(), (503, "log-unavailable"));
     assert!(answer.body["rejected"][0]["detail"].as_str().unwrap().contains("it is not known"), "{answer:?}");
 }
+
+#[tokio::test]
+async fn a_log_that_refuses_to_store_whole_is_asked_for_everything_else_as_before() {
+    let gateway = gateway(Config::default());
+    gateway.log.set(Fault::Append(AppendError::Refused("no right to transactions".into())));
+    for _ in 0..10 {
+        let answer = whole(&gateway, GOOD).await;
+        assert_eq!((answer.problem(), answer.accepted()), ((503, "log-unavailable"), 0));
+    }
+    gateway.log.set(Fault::None);
+    assert_eq!(gateway.json(array("a", 1)).await.status, 202);
+}

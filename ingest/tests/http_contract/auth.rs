@@ -1,13 +1,13 @@
 //! Who may post what: keys, tokens, and those who have neither.
 
-use crate::support::{Answer, Gateway, NOW, array, guarded, post};
+use crate::support::{Answer, Gateway, NOW, array, gateway, guarded, post};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, Request};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use ingest::Config;
 use ingest::auth::{Secret, Settings};
+use ingest::{ClientCertificate, Config, Limit};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use proptest::prelude::*;
@@ -261,4 +261,26 @@ fn failures_are_counted_by_reason() {
     ] {
         assert!(page.contains(line), "{line} in\n{page}");
     }
+}
+
+#[tokio::test]
+async fn a_client_certificate_does_not_replace_a_key_and_its_name_gives_way_to_the_keys() {
+    let certificate = || ClientCertificate { name: "sensor-1".into() };
+    let mut config = Config::default();
+    config.limits.per_key = Some(Limit::new(1.0, 1).unwrap());
+    let guarded = guarded(config.clone(), &keys());
+    let shown = |key: Option<&str>| {
+        let mut request = to("events", key, &array("a", 1));
+        request.extensions_mut().insert(certificate());
+        request
+    };
+    assert_eq!(guarded.send(shown(None)).await.problem(), (401, "unauthenticated"));
+    assert_eq!(guarded.send(shown(Some("lh_010101010101_no"))).await.problem(), (401, "unauthenticated"));
+    assert_eq!(guarded.send(shown(Some(secret(1).reveal()))).await.status, 202);
+    assert_eq!(with_key(&guarded, "events", 1, &array("a", 1)).await.status, 429, "who posts is the key");
+
+    let open = gateway(config);
+    assert_eq!(open.send(shown(None)).await.status, 202);
+    assert_eq!(open.send(shown(None)).await.status, 429, "without [auth] it is the certificate");
+    assert_eq!(open.send(to("events", None, &array("a", 1))).await.status, 202);
 }

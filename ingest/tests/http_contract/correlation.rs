@@ -219,6 +219,27 @@ async fn the_audit_line_names_the_key_and_never_shows_it() {
 }
 
 #[tokio::test]
+async fn the_audit_line_has_the_address_of_the_client_though_nobody_knows_who_it_is() {
+    let mut config = Config::default();
+    config.http.audit = true;
+    config.http.trusted_proxies = serde_json::from_str(r#"["10.0.0.0/8"]"#).unwrap();
+    let secret = Secret::from_entropy([1; 6], [1; 32]);
+    let keys = format!("[[keys]]\nid = '{}'\nname = 'fleet-7'\nsha256 = '{}'\n", secret.id(), secret.hash());
+    let gateway = guarded(config, &Settings { keys_text: Some(keys), ..Settings::default() });
+    let lines = Lines::of_this_thread();
+    for (path, peer) in [("/v1/events/events", [10, 0, 0, 9]), ("/nowhere", [10, 0, 0, 9]), ("/nowhere", [8, 8, 8, 8])]
+    {
+        let mut request = named("order-66", array("a", 1));
+        *request.uri_mut() = path.parse().unwrap();
+        request.headers_mut().insert("x-forwarded-for", "192.0.2.7".parse().unwrap());
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from((peer, 4711))));
+        gateway.send(request).await;
+    }
+    let told: Vec<Value> = lines.audit().iter().map(|line| json!([line["ip"], line["status"]])).collect();
+    assert_eq!(told, [json!(["192.0.2.7", 401]), json!(["192.0.2.7", 404]), json!(["8.8.8.8", 404])]);
+}
+
+#[tokio::test]
 async fn a_request_that_outlives_its_client_has_one_audit_line_all_the_same() {
     let gateway = audited();
     let lines = Lines::of_this_thread();

@@ -3,6 +3,7 @@
 use crate::support::{Answer, Fault, Gateway, MemoryLog, array, gateway, post};
 use axum::body::Body;
 use axum::http::Request;
+use bytesize::ByteSize;
 use eventlog::AppendError;
 use ingest::{Config, Limit};
 use std::sync::Arc;
@@ -153,6 +154,20 @@ async fn of_a_body_that_was_stored_in_part_only_the_rest_is_taken_up_again() {
     }
     let devices = ["a", "b", "bad-1", "bad-2"].map(|device| format!("{{\"device_id\":\"{device}\"}}"));
     assert_eq!(gateway.log.values(), devices);
+}
+
+#[tokio::test]
+async fn what_is_taken_up_again_is_counted_alone() {
+    let large = format!(r#"{{"device_id":"a","data":{{"x":"{}"}}}}"#, "x".repeat(900));
+    let body = format!("{large}\n{}", r#"{"device_id":"bad"}"#);
+    let mut config = Config::default();
+    config.limits.global = Some(Limit::of_bytes(ByteSize(1), ByteSize(1_000)).unwrap());
+    let gateway = gateway(config);
+    gateway.log.set(Fault::Containing("bad", unavailable()));
+    assert_eq!(gateway.send(keyed("k", LINES, body.clone())).await.accepted(), 1);
+    gateway.log.set(Fault::None);
+    let again = gateway.send(keyed("k", LINES, body)).await;
+    assert_eq!((again.status.as_u16(), again.accepted()), (202, 2), "{again:?}");
 }
 
 #[tokio::test]

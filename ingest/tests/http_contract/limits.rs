@@ -177,6 +177,19 @@ async fn a_body_larger_than_a_burst_is_413_and_says_the_largest() {
 }
 
 #[tokio::test]
+async fn bytes_are_those_that_were_sent_whatever_becomes_of_them() {
+    let mut config = Config::default();
+    config.limits.global = bytes(100, 3_000_000);
+    let gateway = gateway(config);
+    // Larger than an event may be: nothing of it is left when it is translated.
+    let event = format!(r#"{{"specversion":"1.0","data":"{}"}}"#, "x".repeat(2_000_000));
+    let answers = [(); 2].map(|()| gateway.post("application/cloudevents+json", event.clone()));
+    let [first, second] = answers;
+    assert_eq!(first.await.rejected(), [(0, "too_large")]);
+    assert_eq!(second.await.problem(), (429, "rate-limited"));
+}
+
+#[tokio::test]
 async fn datasets_are_limited_one_by_one() {
     let mut config = Config::default();
     config.limits.per_dataset = limit(1.0, 10);

@@ -8,6 +8,7 @@ use futures::{StreamExt, stream};
 use ingest::{Config, Limit};
 use lake::dataset::{Dataset, DatasetSpec, Priority};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use std::io::Write;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
@@ -87,6 +88,36 @@ async fn an_idle_gateway_takes_the_largest_request_of_every_class() {
         let large = |len| format!(r#"[{{"device_id":"a","data":{{"x":"{}"}}}}{small}]"#, "x".repeat(len));
         let body = large((50 << 10) - large(0).len());
         assert_eq!(send(&gateway, class, body).await.accepted(), 100, "{class}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_gateway_takes_what_must_be_translated_or_has_a_large_window_too() {
+    let mut config = small();
+    config.http.max_body = ByteSize::kib(50);
+    config.http.max_events = 100;
+    let gateway = gateway(config);
+    let event = |text: &str| format!(r#"{{"specversion":"1.0","id":"{text}","source":"a","type":"t"}}"#);
+    let batch = |len: usize| {
+        let filled = event("1").replace(r#""t"}"#, &format!(r#""t","data":"{}"}}"#, "x".repeat(len)));
+        let others: Vec<String> = (0..99).map(|id| event(&format!("e{id}"))).collect();
+        format!("[{filled},{}]", others.join(","))
+    };
+    let largest = batch((50 << 10) - batch(0).len());
+    let packed = {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(23).unwrap();
+        encoder.include_contentsize(false).unwrap();
+        encoder.write_all(largest.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    for class in ["low", "normal", "high"] {
+        for (coding, body) in [("identity", largest.as_bytes()), ("zstd", &packed)] {
+            let mut request = post("application/cloudevents-batch+json", Body::from(body.to_vec()));
+            *request.uri_mut() = format!("/v1/events/{class}").parse().unwrap();
+            request.headers_mut().insert("content-encoding", coding.parse().unwrap());
+            assert_eq!(gateway.send(request).await.accepted(), 100, "{class}, {coding}");
+        }
     }
 }
 
