@@ -1,4 +1,4 @@
-// usage: k6 run [-e URL=…] [-e KEY=…] [-e RATE=requests/s] [-e BATCH=events] [-e DEVICES=…] [-e DURATION=30s] ingest.js
+// usage: k6 run [-e URL=…] [-e KEY=…] [-e RATE=requests/s] [-e BATCH=events] [-e DEVICES=…] [-e DURATION=30s] ingest.k6.js
 //
 // The same open model as `lakehose bench ingest`, for who has k6: requests start when they are due, whether or not those
 // before were answered. What is refused for now is not sent again: here it counts as failed.

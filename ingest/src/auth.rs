@@ -28,6 +28,7 @@ pub use secret::{Hash, Secret};
 pub use settings::Settings;
 pub use watched::Unusable;
 
+use crate::settled;
 use keys::Keys;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ impl Auth {
 
     /// Reads the files again whenever they change; never ends.
     pub(crate) async fn watch(&self) {
-        let mut tick = tokio::time::interval(watched::EVERY);
+        let mut tick = tokio::time::interval(settled::EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;

@@ -90,7 +90,7 @@ pub fn describe() {
         "1 while the file (keys, jwks) cannot be used and what it was before is in force"
     );
     describe_counter!(TLS_FAILURES, "TLS handshakes that did not come to their end, by reason");
-    describe_counter!(TLS_RELOADS, "New files of certificates, by outcome: loaded, or failed and the old ones stay");
+    describe_counter!(TLS_RELOADS, "New files of certificates, by outcome: ok, or failed and the old ones stay");
     describe_gauge!(TLS_EXPIRES, Unit::Seconds, "When the certificate in use expires, in seconds since 1970");
     describe_gauge!(LIMITER_BUSY, "Share of a limiter's cells in use: above 0.3, raise max_keys");
     describe_counter!(
@@ -253,8 +253,7 @@ pub(crate) fn authentication_failed(reason: &'static str) {
 
 /// A file of credentials that has changed.
 pub(crate) fn credentials_reloaded(file: &'static str, is_good: bool) {
-    let outcome = if is_good { "ok" } else { "failed" };
-    counter!(CREDENTIALS_RELOADED, "file" => file, "outcome" => outcome).increment(1);
+    counter!(CREDENTIALS_RELOADED, "file" => file, "outcome" => outcome(is_good)).increment(1);
 }
 
 pub(crate) fn credentials_stale(file: &'static str, is_stale: bool) {
@@ -278,8 +277,13 @@ pub(crate) fn tls_loaded(expires: i64) {
     gauge!(TLS_EXPIRES).set(expires as f64);
 }
 
-pub(crate) fn tls_reloaded(outcome: &'static str) {
-    counter!(TLS_RELOADS, "outcome" => outcome).increment(1);
+/// Files of certificates that have changed.
+pub(crate) fn tls_reloaded(is_good: bool) {
+    counter!(TLS_RELOADS, "outcome" => outcome(is_good)).increment(1);
+}
+
+fn outcome(is_good: bool) -> &'static str {
+    if is_good { "ok" } else { "failed" }
 }
 
 /// Counts events that a limit refuses.

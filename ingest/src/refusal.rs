@@ -4,23 +4,26 @@
 //! table below, which programs may rely on; `detail` is for people. When the events of a request were looked at and none
 //! was accepted, the members of a 202 (`accepted`, `duplicates`, `rejected`) stand beside them.
 
+mod detail;
+mod headers;
 mod documented;
 
 pub(crate) use documented::{Documented, documented};
 
-use crate::answer::{REPLAYED, Report, Why};
+use crate::answer::{Report, Why};
 use crate::audit;
 use crate::auth::Denied;
-use crate::body::{CODINGS, Undecodable};
+use crate::body::Undecodable;
 use crate::correlation;
-use crate::decode::{ACCEPTED, BINARY, Malformed, Unsupported};
+use crate::decode::{Malformed, Unsupported};
 use crate::idempotency::BadKey;
-use crate::limits::{Exceeded, Over, TooMuch, Unit};
+use crate::limits::{Exceeded, Over, TooMuch};
 use crate::metrics;
 use axum::Extension;
-use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use headers::whole_seconds;
 use lake::event::Reason;
 use serde::Serialize;
 use std::time::Duration;
@@ -160,19 +163,19 @@ impl Refusal {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
                 "The body is of a kind that is not understood",
-                unsupported_detail(unsupported),
+                detail::unsupported(unsupported),
             ),
             Malformed(malformed) => row(
                 StatusCode::BAD_REQUEST,
                 "malformed-body",
                 "The body is not a sequence of events",
-                malformed_detail(malformed),
+                detail::malformed(malformed),
             ),
             Undecodable(undecodable) => row(
                 StatusCode::BAD_REQUEST,
                 "undecodable-body",
                 "The body is not compressed as it says",
-                undecodable_detail(undecodable),
+                detail::undecodable(undecodable),
             ),
             Invalid(_) => row(
                 StatusCode::BAD_REQUEST,
@@ -213,7 +216,7 @@ impl Refusal {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "over-burst",
                 "There is more in this request than the rate limit ever lets through at once",
-                over_burst_detail(too_much),
+                detail::over_burst(too_much),
             ),
             BodyTooSlow => row(
                 StatusCode::REQUEST_TIMEOUT,
@@ -231,7 +234,7 @@ impl Refusal {
                 StatusCode::BAD_REQUEST,
                 "invalid-idempotency-key",
                 "This is no idempotency key",
-                bad_key_detail(*bad).into(),
+                detail::bad_key(*bad).into(),
             ),
             KeyReused => row(
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -295,38 +298,6 @@ impl Refusal {
             | Refusal::LogUnavailable { report, .. } => report.as_deref(),
             _ => None,
         }
-    }
-
-    fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        match self {
-            Refusal::RateLimited { exceeded, .. } | Refusal::NotWhole { exceeded: Some(exceeded), .. } => {
-                headers.insert(RETRY_AFTER, whole_seconds(exceeded.wait).into());
-                rate_limit_headers(exceeded, &mut headers);
-            }
-            Refusal::Unauthenticated { presented } => {
-                let challenge = match presented {
-                    true => "Bearer realm=\"lakehose\", error=\"invalid_token\"",
-                    false => "Bearer realm=\"lakehose\"",
-                };
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-            }
-            Refusal::TooManyGuesses { retry_after }
-            | Refusal::Busy { retry_after }
-            | Refusal::LogUnavailable { retry_after, .. }
-            | Refusal::KeyInUse { retry_after } => {
-                headers.insert(RETRY_AFTER, whole_seconds(*retry_after).into());
-            }
-            Refusal::Unsupported(Unsupported::ContentEncoding(_)) => {
-                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
-            }
-            Refusal::Invalid(report) => headers.extend(report.replayed.then_some(REPLAYED)),
-            Refusal::BodyTooSlow | Refusal::BodyBroken => {
-                headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            _ => {}
-        }
-        headers
     }
 
     /// What a request came to when none of its events is durable. The reason that asks the device to come back wins over
@@ -396,77 +367,4 @@ pub(crate) struct Problem<'a> {
     request_id: Option<String>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     report: Option<&'a Report>,
-}
-
-fn unsupported_detail(unsupported: &Unsupported) -> String {
-    match unsupported {
-        Unsupported::ContentType(None) => {
-            format!("say what the body is with Content-Type: one of {ACCEPTED}, in UTF-8; or {BINARY} for a CloudEvent")
-        }
-        Unsupported::ContentType(Some(found)) => {
-            format!(
-                "`{found}` is not understood; Content-Type may be one of {ACCEPTED}, in UTF-8, or any with {BINARY}"
-            )
-        }
-        Unsupported::ContentEncoding(found) => {
-            format!("`{found}` is not understood; Content-Encoding may be one of {CODINGS}, and only one")
-        }
-    }
-}
-
-fn undecodable_detail(undecodable: &Undecodable) -> String {
-    let Undecodable { coding, at, problem } = undecodable;
-    format!("the body is not {coding} as HTTP has it, about {at} bytes from its start: {problem}")
-}
-
-fn bad_key_detail(bad: BadKey) -> &'static str {
-    match bad {
-        BadKey::Several => "a request may have one Idempotency-Key",
-        BadKey::Form => "an Idempotency-Key is a string in double quotes, of 1 to 256 visible characters",
-    }
-}
-
-fn malformed_detail(malformed: &Malformed) -> String {
-    match malformed {
-        Malformed::Empty => "there is no event in the body".into(),
-        Malformed::Utf8 { at } => format!("the body is not UTF-8 from byte {at} on"),
-        Malformed::Json(problem) => format!("the body is not JSON: {problem}"),
-        Malformed::TooManyEvents => "there are too many events in the body".into(),
-    }
-}
-
-fn over_burst_detail(too_much: &TooMuch) -> String {
-    let TooMuch { policy, largest } = too_much;
-    let unit = match policy.unit {
-        Unit::Events => "events",
-        Unit::Bytes => "bytes",
-    };
-    format!("the limit {} lets at most {largest} {unit} through at once; send less in one request", policy.as_str())
-}
-
-/// `RateLimit-Limit`, `-Remaining` and `-Reset` as clients know them, and the two structured fields that the IETF draft
-/// (draft-ietf-httpapi-ratelimit-headers) has put in their place.
-fn rate_limit_headers(exceeded: &Exceeded, headers: &mut HeaderMap) {
-    let Exceeded { policy, rate, remaining, wait } = exceeded;
-    let (name, burst, reset) = (policy.as_str(), rate.burst(), whole_seconds(*wait));
-    let window = whole_seconds(rate.refill());
-    headers.insert("ratelimit-limit", burst.get().into());
-    headers.insert("ratelimit-remaining", (*remaining).into());
-    headers.insert("ratelimit-reset", reset.into());
-    let mut structured = |name: &'static str, value: String| {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
-    let unit = match policy.unit {
-        Unit::Events => "",
-        Unit::Bytes => ";qu=\"content-bytes\"",
-    };
-    structured("ratelimit-policy", format!("\"{name}\";q={burst};w={window}{unit}"));
-    structured("ratelimit", format!("\"{name}\";r={remaining};t={reset}"));
-}
-
-/// Rounded up, for who comes back early is refused again; and at least one.
-fn whole_seconds(wait: Duration) -> u64 {
-    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }

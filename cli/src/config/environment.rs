@@ -15,7 +15,8 @@ pub const SECTIONS: [&str; 11] =
     ["datasets", "auth", "limits", "ingest", "tls", "spill", "flush", "memory", "compaction", "kafka", "eventlog"];
 
 /// Variables of options of the command line, which reads them itself.
-pub const OPTIONS: [&str; 8] = ["CONFIG", "DATA", "LAKE", "LISTEN", "ADMIN", "INSECURE", "LOG", "LOG_FORMAT"];
+pub const OPTIONS: [&str; 9] =
+    ["CONFIG", "DATA", "LAKE", "LISTEN", "ADMIN", "INSECURE", "LOG", "LOG_FORMAT", "BENCH_KEY"];
 
 /// Merges `variables` into `settings`. Answers the names of variables that nobody knows.
 pub fn apply(settings: &mut Table, variables: impl Iterator<Item = (String, String)>) -> anyhow::Result<Vec<String>> {

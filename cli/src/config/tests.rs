@@ -235,6 +235,28 @@ fn the_documented_limits_can_be_set() {
 }
 
 #[test]
+fn the_documented_configuration_has_every_setting() {
+    let page = include_str!("../../../docs/OPERATIONS.md");
+    let (_, section) = page.split_once("## Configuration\n").unwrap();
+    let lines =
+        section.lines().skip_while(|line| !line.starts_with("    ")).take_while(|line| !line.starts_with("Of "));
+    // What is commented out may be set, too.
+    let example: String = lines.map(|line| line.trim_start().trim_start_matches("# ").to_owned() + "\n").collect();
+    from(&example, &[], Overrides::default()).unwrap();
+    let documented: toml::Table = example.parse().unwrap();
+    for section in SECTIONS.iter().filter(|section| **section != "limits") {
+        let (section, settings) = match *section {
+            "datasets" => ("datasets.heartbeats", &documented["datasets"]["heartbeats"]),
+            section => (section, &documented[section]),
+        };
+        let problem = problem(&format!("[{section}]\nnothing = 1"), &[]);
+        let known: Vec<&str> = problem.rsplit("expected").next().unwrap().split('`').skip(1).step_by(2).collect();
+        let missing: Vec<&&str> = known.iter().filter(|known| settings.get(**known).is_none()).collect();
+        assert!(!known.is_empty() && missing.is_empty(), "[{section}] {missing:?}");
+    }
+}
+
+#[test]
 fn a_limit_of_a_dataset_that_is_not_there_is_refused_by_name() {
     let problem = problem("[datasets.trips]\n[limits.datasets]\ntrisp = { events_per_second = 1 }", &[]);
     assert!(problem.contains("limits.datasets.trisp") && problem.contains("trips"), "{problem}");
@@ -271,7 +293,8 @@ fn every_section_can_be_set_by_variables() {
 #[test]
 fn every_option_with_a_variable_is_known_to_the_environment() {
     let command = crate::args::Args::command();
-    let commands = command.get_subcommands().chain([&command]);
+    let below = command.get_subcommands().flat_map(|command| command.get_subcommands());
+    let commands = command.get_subcommands().chain(below).chain([&command]);
     for argument in commands.flat_map(|command| command.get_arguments()) {
         let Some(variable) = argument.get_env() else { continue };
         let name = variable.to_str().unwrap().strip_prefix("LAKEHOSE_").unwrap();

@@ -1,22 +1,16 @@
 //! A file that may change while the gateway runs.
 //!
-//! Its contents are read twice a second, not its time stamps: that sees a file replaced by `rename`, one edited in place,
-//! and the links by which Kubernetes swaps a mounted secret. New contents count when they were the same twice, so that
-//! half of a file that is just being written is not taken for all of it.
-//!
-//! A file that is gone or cannot be understood changes nothing: what was read before stays in force, an error line says
+//! New contents count once they have settled ([`settled`](crate::settled)). A file that is gone or cannot be understood changes nothing: what was read before stays in force, an error line says
 //! so once, and a series until it is over. To let nobody in, write a file without keys.
 
 use crate::metrics;
+use crate::settled::Settled;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 use tracing::{error, info};
 
-/// How often the file is read.
-pub(crate) const EVERY: Duration = Duration::from_millis(500);
 /// Largest file; some 200,000 keys.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -31,11 +25,9 @@ pub(crate) struct Watched<T> {
     seen: Mutex<Seen>,
 }
 
-/// What was read last, and what was made of it. Errors are texts: only whether they change matters.
-#[derive(Default, PartialEq)]
+/// What was read, and whether what was decided on could be used. Errors are texts: only whether they change matters.
 struct Seen {
-    read: Option<Result<String, String>>,
-    decided: bool,
+    read: Settled<Result<String, String>>,
     broken: bool,
 }
 
@@ -53,7 +45,7 @@ impl<T> Watched<T> {
         let unusable = |problem| Unusable { path: path.clone().unwrap_or_else(|| what.into()), problem };
         let text = path.as_deref().map_or(Ok(String::new()), read).map_err(unusable)?;
         let current = RwLock::new(Arc::new(parse(&text).map_err(unusable)?));
-        let seen = Mutex::new(Seen { read: Some(Ok(text)), decided: true, broken: false });
+        let seen = Mutex::new(Seen { read: Settled::new(Ok(text)), broken: false });
         metrics::credentials_stale(what, false);
         Ok(Watched { what, path, parse, current, seen })
     }
@@ -67,19 +59,10 @@ impl<T> Watched<T> {
     pub(crate) fn look(&self) {
         let Some(path) = &self.path else { return };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = Some(read(path));
-        if seen.read != read {
-            *seen = Seen { read, decided: false, broken: seen.broken };
-            return;
-        }
-        if seen.decided {
-            return;
-        }
-        seen.decided = true;
-        let parsed = match &seen.read {
-            Some(Ok(text)) => (self.parse)(text),
-            Some(Err(problem)) => Err(problem.clone()),
-            None => return,
+        let Some(read) = seen.read.look(read(path)) else { return };
+        let parsed = match read {
+            Ok(text) => (self.parse)(text),
+            Err(problem) => Err(problem.clone()),
         };
         seen.broken = parsed.is_err();
         metrics::credentials_reloaded(self.what, parsed.is_ok());

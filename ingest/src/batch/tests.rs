@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 const NOW: i64 = 1_769_860_800_000_000;
 
-fn sorted(form: Form, body: &[u8]) -> Option<(Batch, usize)> {
+fn sort(body: &Bytes, events: &[&str]) -> Batch {
     let limits = Limits::new(&config::Limits::default(), &Clock::system());
     let rules = Rules {
         limits: &limits,
@@ -17,9 +17,13 @@ fn sorted(form: Form, body: &[u8]) -> Option<(Batch, usize)> {
         trace: Vec::new(),
         untranslated: HashMap::new(),
     };
+    sort_out(body, events, &rules)
+}
+
+fn sorted(form: Form, body: &[u8]) -> Option<(Batch, usize)> {
     let body = Bytes::copy_from_slice(body);
     let events = frame(form, &body, 1_000).ok()?;
-    Some((sort_out(&body, &events, &rules), events.len()))
+    Some((sort(&body, &events), events.len()))
 }
 
 /// Every event has exactly one fate, and what goes to the log is an event again.
@@ -37,17 +41,7 @@ fn check(batch: &Batch, events: usize) {
 #[test]
 fn records_share_the_bytes_of_the_body() {
     let body = Bytes::from(r#"[{"device_id":"a","id":"1"},{"device_id":"a","id":"1"}]"#);
-    let limits = Limits::new(&config::Limits::default(), &Clock::system());
-    let rules = Rules {
-        limits: &limits,
-        devices: &Devices::Any,
-        now: NOW,
-        max_age: 0,
-        max_ahead: 0,
-        trace: Vec::new(),
-        untranslated: HashMap::new(),
-    };
-    let batch = sort_out(&body, &frame(Form::Json, &body, 10).unwrap(), &rules);
+    let batch = sort(&body, &frame(Form::Json, &body, 10).unwrap());
     let inside = |bytes: &Bytes| body.as_ptr_range().contains(&bytes.as_ptr());
     let [record] = &batch.records[..] else { panic!("{batch:?}") };
     assert!(inside(&record.key) && inside(&record.value) && inside(&record.headers[0].1));

@@ -53,7 +53,7 @@ fn texts(refusal: &Refusal) -> (&'static str, &'static str) {
         WrongMethod => ("Another method than those that `Allow` names.", "Use one of them."),
         Unauthenticated { .. } => (
             "A key or token is asked for, and there is none or no good one; which is not told.",
-            "Do not send it again before the device has a good one.",
+            "Give the device a good one; until then it sends rarely, once a minute.",
         ),
         TooManyGuesses { .. } => (
             "Too many wrong keys or tokens came from the address; those of this request were not looked at.",
@@ -65,7 +65,7 @@ fn texts(refusal: &Refusal) -> (&'static str, &'static str) {
         ),
         DevicesNotAllowed(_) => (
             "The key or token is good, but not for any of the `device_id`s in the body.",
-            "Do not send them again with this key.",
+            "Give the device another key; until then it sends rarely, once a minute.",
         ),
         BadQuery => ("A parameter of the query has a value that means nothing.", "Correct the address."),
         BadKey(_) => (

@@ -1,13 +1,11 @@
 //! HTTP/1.1 from those who mean it harm: what cannot be told apart, what never ends, what is too much.
 
 use super::support::array;
-use super::{Server, answer, head, request, serve};
+use super::{SOON, Server, answer, head, request, serve, serves};
 use ingest::Config;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-
-const SOON: Duration = Duration::from_secs(5);
 
 /// Sends bytes as they are, and answers everything that comes until the other end closes or has nothing to say.
 async fn say(server: &Server, bytes: impl AsRef<[u8]>) -> String {
@@ -22,13 +20,6 @@ async fn say(server: &Server, bytes: impl AsRef<[u8]>) -> String {
 /// The status of each answer in `said`.
 fn statuses(said: &str) -> Vec<&str> {
     said.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect()
-}
-
-/// The server goes on for everybody else.
-async fn serves(server: &Server) {
-    let mut stream = server.connect().await;
-    stream.write_all(request(&array("a", 1)).as_bytes()).await.unwrap();
-    assert!(answer(&mut stream).await.0.starts_with("HTTP/1.1 202"));
 }
 
 #[tokio::test]

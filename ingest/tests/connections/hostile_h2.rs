@@ -1,14 +1,12 @@
 //! HTTP/2 from those who mean it harm, frame by frame.
 
 use super::support::array;
-use super::{Server, answer, closes, request, serve};
+use super::{SOON, Server, closes, serve, serves};
 use bytes::Bytes;
 use ingest::Config;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-const SOON: Duration = Duration::from_secs(5);
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -105,12 +103,6 @@ async fn frames_until(stream: &mut TcpStream, last: impl Fn(&Frame) -> bool) -> 
 async fn goodbye(stream: &mut TcpStream) -> Option<u32> {
     let frames = frames_until(stream, |frame| frame.kind == GOAWAY && frame.error() != Some(0)).await;
     frames.last().and_then(Frame::error)
-}
-
-async fn serves(server: &Server) {
-    let mut stream = server.connect().await;
-    stream.write_all(request(&array("a", 1)).as_bytes()).await.unwrap();
-    assert!(answer(&mut stream).await.0.starts_with("HTTP/1.1 202"));
 }
 
 #[tokio::test]

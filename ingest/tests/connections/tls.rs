@@ -3,7 +3,7 @@
 mod authority;
 
 use super::support::array;
-use super::{Server, answer, closes, head, request, serve};
+use super::{SOON, Server, answer, closes, head, request, serve};
 use authority::{Authority, Place, client, connect};
 use bytes::Bytes;
 use ingest::{ClientAuth, Config};
@@ -11,8 +11,6 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-const SOON: Duration = Duration::from_secs(5);
 
 /// Counts for all tests of this binary, so a test may only expect more than before.
 static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| PrometheusBuilder::new().install_recorder().unwrap());
@@ -88,7 +86,7 @@ async fn new_files_serve_new_connections_and_an_open_one_goes_on() {
     assert!(connect(&server, &client(&old, None, &[])).await.is_err(), "still served with the old one");
     open.write_all(request(&array("a", 1)).as_bytes()).await.unwrap();
     assert!(answer(&mut open).await.0.starts_with("HTTP/1.1 202"));
-    assert!(counted("lakehose_ingest_tls_reloads_total{outcome=\"loaded\"}") >= 1.0);
+    assert!(counted("lakehose_ingest_tls_reloads_total{outcome=\"ok\"}") >= 1.0);
     let expires = counted("lakehose_ingest_tls_certificate_expires_timestamp_seconds");
     assert_eq!(expires, authority::EXPIRES as f64);
 }

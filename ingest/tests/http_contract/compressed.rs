@@ -1,6 +1,6 @@
 //! Bodies that are sent compressed.
 
-use crate::support::{self, Answer, Gateway, array, chunked, gateway};
+use crate::support::{self, Answer, Gateway, array, chunked, event_of, gateway};
 use axum::body::Body;
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -46,8 +46,7 @@ async fn the_largest_body_is_measured_before_and_after_decompression() {
     let mut config = Config::default();
     config.http.max_body = ByteSize(100_000);
     let gateway = gateway(config);
-    let event = |len: usize| format!(r#"{{"device_id":"a","data":{{"x":"{}"}}}}"#, "x".repeat(len));
-    let largest = event(100_000 - event(0).len());
+    let largest = event_of(100_000);
     for coding in ["gzip", "zstd"] {
         assert_eq!(post(&gateway, coding, largest.clone()).await.status, 202);
         assert_eq!(post(&gateway, coding, largest.clone() + " ").await.problem(), (413, "body-too-large"));

@@ -320,6 +320,12 @@ pub fn array(device: &str, count: usize) -> String {
     format!("[{}]", vec![event; count].join(","))
 }
 
+/// An event of so many bytes.
+pub fn event_of(bytes: usize) -> String {
+    let event = |padding: usize| format!(r#"{{"device_id":"a","data":{{"x":"{}"}}}}"#, "x".repeat(padding));
+    event(bytes - event(0).len())
+}
+
 /// A body in pieces, so that nothing knows its length.
 pub fn chunked(chunks: Vec<Bytes>) -> Body {
     Body::from_stream(futures::stream::iter(chunks.into_iter().map(Ok::<_, std::io::Error>)))

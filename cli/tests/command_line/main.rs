@@ -2,6 +2,9 @@
 //!
 //! Each test starts the built binary. None needs anything but this machine.
 
+mod keys;
+mod tls;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -139,66 +142,6 @@ fn listening_beyond_this_machine_without_keys_needs_insecure() {
     let mut command = lakehose(directory.path(), &["up", "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"]);
     command.env("LAKEHOSE_AUTH_KEYS", "keys.toml");
     assert!(Running::start(command).said.contains("POST events to http://127.0.0.1:"));
-}
-
-#[test]
-fn keys_that_cannot_be_read_are_named_before_anything_starts() {
-    for (auth, words) in [
-        ("keys = 'none.toml'", &["[auth]", "none.toml", "No such file"][..]),
-        ("keys = 'bad.toml'", &["[auth]", "bad.toml", "line 2", "64 hexadecimal"]),
-        ("keys_text = 'x = 1'", &["[auth]", "keys_text", "line 1", "`x`"]),
-        ("jwks = 'bad.toml'", &["[auth]", "bad.toml", "JSON Web Key Set"]),
-        ("issuer = 'me'", &["[auth]", "issuer", "`jwks`"]),
-    ] {
-        let directory = empty();
-        std::fs::write(directory.path().join("bad.toml"), "[[keys]]\nsha256 = 'lh_a_secret'\n").unwrap();
-        let (code, line) = complaint(up(directory.path(), &format!("[auth]\n{auth}"), &[]));
-        assert_eq!(code, 1, "{line}");
-        assert_says(&line, words);
-        assert!(!line.contains("lh_a_secret"), "{line}");
-    }
-}
-
-#[test]
-fn a_key_is_shown_once_and_listed_and_revoked_by_its_name() {
-    let directory = empty();
-    let keys = |args: &[&str]| lakehose(directory.path(), &[&["keys"], args].concat());
-    let done = |args: &[&str]| {
-        let output = keys(args).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    assert_says(&complaint(keys(&["ls"])).1, &["keys.toml", "--file", "keys create"]);
-    assert_says(&complaint(keys(&["revoke", "a"])).1, &["keys.toml", "--file"]);
-
-    let args = ["create", "greenhouse", "--dataset", "events", "--device-prefix", "g-", "--expires", "90d"];
-    let key = done(&args);
-    assert!(key.starts_with("lh_") && key.trim_end().len() == 59 && key.lines().count() == 1, "{key}");
-    assert_ne!(done(&["create", "other"]), key);
-    assert_says(&complaint(keys(&args)).1, &["greenhouse", "already", "revoke"]);
-    let file = std::fs::read_to_string(directory.path().join("keys.toml")).unwrap();
-    let listed = done(&["ls"]);
-    assert_says(&listed, &["greenhouse", "active", "to events, for devices g-…", "to all datasets", "never"]);
-    let secret = key.trim_end().rsplit_once('_').unwrap().1;
-    assert!(!file.contains(secret) && !listed.contains(secret));
-
-    let id = key.split('_').nth(1).unwrap();
-    assert_says(&done(&["revoke", "greenhouse"]), &["revoked", "greenhouse", id]);
-    assert_says(&done(&["revoke", id]), &["was revoked at"]);
-    assert_says(&complaint(keys(&["revoke", "greenhuose"])).1, &["greenhuose", "keys ls"]);
-    let line: serde_json::Value = serde_json::from_str(done(&["ls", "--json"]).lines().next().unwrap()).unwrap();
-    assert_eq!((&line["name"], &line["id"], &line["state"]), (&"greenhouse".into(), &id.into(), &"revoked".into()));
-    assert_eq!((&line["datasets"][0], &line["device_prefix"]), (&"events".into(), &"g-".into()));
-    assert_ne!(done(&args), key, "the name is free again");
-
-    let checked = lakehose(directory.path(), &["check"]).env("LAKEHOSE_AUTH_KEYS", "keys.toml").output().unwrap();
-    assert_says(&String::from_utf8(checked.stdout).unwrap(), &["ok    keys: 3 of devices, 0 that sign tokens"]);
-
-    // Where the configuration says, unless another file is named.
-    std::fs::write(directory.path().join("lakehose.toml"), "[auth]\nkeys = 'configured.toml'").unwrap();
-    done(&["create", "a"]);
-    assert!(done(&["ls"]).contains("\na ") && directory.path().join("configured.toml").exists());
-    assert!(done(&["ls", "--file", "keys.toml"]).contains("greenhouse"));
 }
 
 #[test]
@@ -439,73 +382,6 @@ fn a_running_process_tells_its_addresses_answers_probes_and_ends_when_told() {
     assert!(running.get("/metrics").contains("process_resident_memory_bytes"));
     let output = running.stop();
     assert!(output.status.success(), "{output:?}");
-}
-
-/// Posts an event with curl, which must be installed, as it is wherever `infra/kafka/start` works.
-fn curl(directory: &Path, url: &str, args: &[&str]) -> String {
-    let mut command = Command::new("curl");
-    command.args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "20", url]).args(args);
-    command.args(["-H", "content-type: application/json", "-d", r#"{"device_id": "sensor-1"}"#]);
-    let output = command.current_dir(directory).output().expect("curl is installed");
-    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
-}
-
-/// `cert.pem` and `key.pem` for both ends of a connection; answers the file of their authority.
-fn write_certificates(directory: &Path) -> &'static str {
-    let key = || rcgen::KeyPair::generate().unwrap();
-    let (ca_key, leaf_key) = (key(), key());
-    let mut ca = rcgen::CertificateParams::new([]).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    std::fs::write(directory.join("ca.pem"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
-    let mut leaf = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-    leaf.distinguished_name.push(rcgen::DnType::CommonName, "sensor-1");
-    let leaf = leaf.signed_by(&leaf_key, &rcgen::Issuer::new(ca, ca_key)).unwrap();
-    std::fs::write(directory.join("cert.pem"), leaf.pem()).unwrap();
-    std::fs::write(directory.join("key.pem"), leaf_key.serialize_pem()).unwrap();
-    "ca.pem"
-}
-
-#[test]
-fn curl_posts_over_tls_and_beyond_loopback_only_with_a_certificate() {
-    let directory = empty();
-    let authority = write_certificates(directory.path());
-    let tls = "[tls]\ncert = 'cert.pem'\nkey = 'key.pem'\n";
-
-    let running = Running::start(up(directory.path(), tls, &[]));
-    let url = running.fact("POST events to ");
-    assert!(url.starts_with("https://127.0.0.1:"), "{url}");
-    assert!(running.get("/livez").starts_with("HTTP/1.1 200"), "the admin listener stays plain");
-    let said = curl(directory.path(), url, &["--cacert", authority]);
-    assert!(said.contains(r#""accepted":1"#), "{said}");
-    assert!(curl(directory.path(), url, &[]).contains("certificate"), "an unknown authority is not trusted");
-    assert!(curl(directory.path(), &url.replace("https", "http"), &[]).contains("https://"));
-    assert!(running.stop().status.success());
-
-    let file = format!("{tls}client_ca = '{authority}'\n[ingest]\naudit = true\n");
-    std::fs::write(directory.path().join("lakehose.toml"), file).unwrap();
-    let up = lakehose(directory.path(), &["up", "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"]);
-    let running = Running::start(up);
-    let url = running.fact("POST events to ");
-    let said = curl(directory.path(), url, &["--cacert", authority, "--cert", "cert.pem", "--key", "key.pem"]);
-    assert!(said.contains(r#""accepted":1"#), "{said}");
-    let said = curl(directory.path(), url, &["--cacert", authority]);
-    assert!(said.contains("certificate required") && !said.contains("accepted"), "{said}");
-    let output = running.stop();
-    assert!(output.status.success());
-    assert!(String::from_utf8(output.stderr).unwrap().contains("caller=\"sensor-1\""), "it is known who posted");
-}
-
-#[test]
-fn certificates_that_cannot_be_used_are_named() {
-    let directory = empty();
-    let tls = "[tls]\ncert = 'cert.pem'\nkey = 'key.pem'\n";
-    let (_, line) = complaint(up(directory.path(), tls, &[]));
-    assert_says(&line, &["[tls]", "cert.pem", "No such file"]);
-    let (_, line) = complaint(up(directory.path(), "[tls]\ncert = 'cert.pem'\n", &[]));
-    assert_says(&line, &["tls.key", "tls.cert"]);
-    std::fs::write(directory.path().join("lakehose.toml"), tls).unwrap();
-    let output = lakehose(directory.path(), &["check"]).output().unwrap();
-    assert_says(&String::from_utf8(output.stdout).unwrap(), &["FAIL  tls", "cert.pem"]);
 }
 
 #[test]

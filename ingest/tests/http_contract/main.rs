@@ -1,34 +1,21 @@
 //! What devices can rely on: every answer of the gateway, over its routes and a log in memory.
 
-#[path = "http_contract/cloudevents.rs"]
-mod cloudevents;
-#[path = "http_contract/compressed.rs"]
-mod compressed;
+#[path = "../support/mod.rs"]
 mod support;
-#[path = "http_contract/limits.rs"]
-mod limits;
-#[path = "http_contract/priorities.rs"]
-mod priorities;
-#[path = "http_contract/atomic.rs"]
-mod atomic;
-#[path = "http_contract/description.rs"]
-mod description;
-#[path = "http_contract/correlation.rs"]
-mod correlation;
-#[path = "http_contract/pressure.rs"]
-mod pressure;
-#[path = "http_contract/spill.rs"]
-mod spill;
-#[path = "http_contract/idempotency.rs"]
-mod idempotency;
 
-#[path = "http_contract/auth.rs"]
 mod auth;
-
-#[path = "http_contract/fuzz/mod.rs"]
-mod fuzz;
-#[path = "http_contract/hostile.rs"]
+mod cloudevents;
+mod compressed;
+mod limits;
+mod priorities;
+mod idempotency;
+mod atomic;
+mod pressure;
+mod spill;
+mod correlation;
+mod description;
 mod hostile;
+mod fuzz;
 
 use axum::body::Body;
 use axum::http::{Method, Request};
@@ -38,7 +25,7 @@ use eventlog::AppendError;
 use ingest::Config;
 use serde_json::json;
 use std::time::Duration;
-use support::{Fault, NOW, array, chunked, gateway, post};
+use support::{Fault, NOW, array, chunked, event_of, gateway, post};
 
 fn unavailable() -> AppendError {
     AppendError::Unavailable("broker 10.0.0.7:9092 is down".into())
@@ -242,9 +229,7 @@ mod refusals {
         let mut config = Config::default();
         config.http.max_body = ByteSize(1_000);
         let gateway = gateway(config);
-        let event = |len: usize| format!(r#"{{"device_id":"a","data":{{"x":"{}"}}}}"#, "x".repeat(len));
-        let largest = event(1_000 - event(0).len());
-
+        let largest = event_of(1_000);
         assert_eq!(gateway.json(largest.clone()).await.status, 202);
         assert_eq!(gateway.json(largest.clone() + " ").await.problem(), (413, "body-too-large"));
         let pieces = |body: String| body.into_bytes().chunks(100).map(Bytes::copy_from_slice).collect();
