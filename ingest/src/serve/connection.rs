@@ -44,13 +44,14 @@ impl Connection {
         // Answers are small and awaited; a failure shows itself at the first write.
         let _ = stream.set_nodelay(true);
         let deadline = Instant::now() + self.header_timeout;
-        let Some(tls) = &self.tls else { return self.talk(stream, None, deadline).await };
+        // What comes next is in a box each time, for else every connection would have room for all of it at once.
+        let Some(tls) = &self.tls else { return Box::pin(self.talk(stream, None, deadline)).await };
         let handshake = tokio::select! {
-            handshake = timeout_at(deadline, tls.handshake(stream)) => handshake,
+            handshake = timeout_at(deadline, Box::pin(tls.handshake(stream))) => handshake,
             () = self.closing.cancelled() => return,
         };
         match handshake.unwrap_or(Err(tls::Failure::Timeout)) {
-            Ok((stream, client)) => self.talk(stream, client, deadline).await,
+            Ok((stream, client)) => Box::pin(self.talk(stream, client, deadline)).await,
             Err(failure) => {
                 metrics::tls_failed(failure.as_str());
                 debug!(peer = %self.peer, reason = failure.as_str(), "no TLS handshake");
@@ -145,5 +146,30 @@ where
             extensions.insert(client.clone());
         }
         self.router.call(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_connection_has_no_room_for_what_it_may_never_do() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let connection = Connection {
+            http: Builder::new(TokioExecutor::new()),
+            router: Router::new(),
+            tls: None,
+            peer,
+            header_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(1),
+            closing: CancellationToken::new(),
+        };
+        let running = connection.run(TcpStream::connect(peer).await.unwrap());
+        let bytes = size_of_val(&running);
+        assert!(bytes < 2_048, "a handshake, HTTP over TLS and HTTP beside each other: {bytes} bytes");
     }
 }
