@@ -57,10 +57,11 @@ fn entry(args: &Create, secret: &Secret, now: i64) -> Table {
             entry[field] = value(text);
         }
     }
-    // To the second: people read it.
-    entry["created"] = value(format_time(now - now % 1_000_000));
+    // People read it.
+    let to_the_second = |micros: i64| value(format_time(micros - micros % 1_000_000));
+    entry["created"] = to_the_second(now);
     if let Some(expires) = args.expires {
-        entry["expires"] = value(format_time(expires));
+        entry["expires"] = to_the_second(expires);
     }
     entry.decor_mut().set_prefix("\n");
     entry

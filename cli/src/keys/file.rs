@@ -49,7 +49,7 @@ impl Locked {
         let directory = File::open(name).and_then(|directory| directory.lock().map(|()| directory));
         let directory = directory.with_context(|| format!("cannot lock the directory {} (--file)", name.display()))?;
         let found = text(&path)?;
-        let text = found.as_deref().unwrap_or(HEAD);
+        let text = found.as_deref().unwrap_or_default();
         let keys = parse(&path, text)?;
         let document = text.parse().map_err(|_| anyhow!("{} is not TOML", path.display()))?;
         Ok(Locked { path, directory, found: found.is_some(), keys, document })
@@ -73,7 +73,8 @@ impl Locked {
 
     /// Puts the changed file in the place of the old one.
     pub fn replace(self) -> anyhow::Result<()> {
-        let text = self.document.to_string();
+        let head = if self.found { "" } else { HEAD };
+        let text = format!("{head}{}", self.document);
         parse(&self.path, &text)?;
         self.write(&text).with_context(|| format!("cannot write {}", self.path.display()))
     }
@@ -146,6 +147,16 @@ mod tests {
         let own = before.trim_end_matches("\n# not that one\n").trim_end();
         assert!(after.starts_with(own) && after.contains("# not that one"), "{after}");
         assert_eq!(read_existing(&path).unwrap().iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_new_file_begins_with_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        add(&path, "a").unwrap();
+        add(&path, "b").unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(HEAD) && text.matches(HEAD).count() == 1, "{text}");
     }
 
     #[test]
