@@ -181,7 +181,7 @@ int main(int argc, char **argv) {
     }
     if (status == 413) forget(1);
     if (status == 422) under_way = 0;
-    if (status == 401 || status == 403 || status == 404 || status == 415) pause = LONGEST_PAUSE_MS;
+    if (status == 401 || status == 403 || status == 404 || status == 405 || status == 415) pause = LONGEST_PAUSE_MS;
     /* The same batch under the same key again, later; not with all other devices at the same moment. */
     long wait = retry_after >= 0 ? retry_after * 1000 : pause / 2;
     more = listen_for((int)(wait + random() % (pause / 2 + 1)), ROOM + 1);

@@ -120,7 +120,7 @@ def send(url, buffer, all_read):
             continue
         if status == 422:
             buffer.cut_anew()
-        if status in (401, 403, 404, 415):
+        if status in (401, 403, 404, 405, 415):
             # Somebody must put it right; meanwhile the events stay here.
             print("refused:", answer.get("detail"), file=sys.stderr)
             pause = LONGEST_PAUSE
