@@ -74,13 +74,15 @@ impl Whole {
         answered.await.map_err(|_| WholeError::Unknown { reason: "the producer is gone".into() })?
     }
 
-    /// Where to put calls; the first time starts the thread that takes them.
+    /// Where to put calls; the first time starts the thread that takes them, and so does a thread that has panicked.
     fn calls(&self) -> Result<UnboundedSender<Call>, AppendError> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if self.room.is_closed() {
             return Err(AppendError::Unavailable("the log is closed".into()));
         }
-        if let Some(running) = &*thread {
+        if let Some(running) = &*thread
+            && !running.calls.is_closed()
+        {
             return Ok(running.calls.clone());
         }
         let (calls, waiting) = unbounded_channel();
@@ -187,5 +189,26 @@ fn whole(failure: Failure) -> WholeError {
             let reason = "another process has the same [kafka] transactional_id: give each its own".into();
             WholeError::Unknown { reason }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_has_panicked_is_not_the_end_of_whole_appends() {
+        let options = KafkaOptions::default();
+        let (delivery_timeout, max_record_bytes) = (options.delivery_timeout, options.max_record_bytes);
+        let whole = Whole::new(&options, Limits { delivery_timeout, max_record_bytes });
+        let (calls, waiting) = unbounded_channel();
+        let thread = std::thread::spawn(move || drop(waiting));
+        while !calls.is_closed() {
+            std::thread::yield_now();
+        }
+        *whole.thread.lock().unwrap() = Some(Running { calls, thread });
+        assert!(!whole.calls().unwrap().is_closed());
+        whole.close();
+        assert!(whole.calls().is_err(), "a log that is closed stays so");
     }
 }
