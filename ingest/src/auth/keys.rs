@@ -1,14 +1,16 @@
 //! The file of API keys: hashes, scopes, times. `lakehose keys` writes it.
 //!
-//!     [[keys]]
-//!     id = "3f9c2a71d0b4"
-//!     name = "greenhouse"
-//!     sha256 = "…"                              # of the whole key
-//!     datasets = ["heartbeats"]                 # absent: all
-//!     device_prefix = "greenhouse-"             # or device = "sensor-1"; absent: all
-//!     created = "2026-11-22T08:00:00Z"
-//!     expires = "2027-11-22T08:00:00Z"          # absent: never
-//!     revoked = "2026-12-01T08:00:00Z"          # absent: it is not
+//! ```toml
+//! [[keys]]
+//! id = "3f9c2a71d0b4"
+//! name = "greenhouse"
+//! sha256 = "…"                              # of the whole key
+//! datasets = ["heartbeats"]                 # absent: all
+//! device_prefix = "greenhouse-"             # or device = "sensor-1"; absent: all
+//! created = "2026-11-22T08:00:00Z"
+//! expires = "2027-11-22T08:00:00Z"          # absent: never
+//! revoked = "2026-12-01T08:00:00Z"          # absent: it is not
+//! ```
 //!
 //! A file that is not understood to the last field is refused whole: a restriction that is overlooked would be a hole.
 
