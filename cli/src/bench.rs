@@ -15,6 +15,7 @@ mod processor;
 mod encode;
 mod append;
 mod post;
+mod fleet;
 mod served;
 mod gateway;
 mod ingest;

@@ -6,23 +6,22 @@
 //! was held open without a word.
 
 mod target;
-mod fleet;
 mod report;
 mod plot;
 mod page;
 
 use super::args;
 use super::figures::thread_cpu;
+use super::fleet::{Fleet, Pace, Seen};
 use super::post::Posts;
+use super::served::single_thread;
 use crate::config::Config;
 use anyhow::Context;
-use fleet::{Fleet, Pace, Seen};
 use report::{Held, Report, Step};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use target::Target;
-use tokio::runtime::Builder;
 
 /// Requests a second on connections that are only held open.
 const CALM: f64 = 2_000.0;
@@ -33,8 +32,7 @@ pub async fn run(args: &args::Ingest, config: &Config, as_json: bool) -> anyhow:
     let (args, config) = (args.clone(), config.clone());
     // On a thread of their own, so that the CPU time of the devices can be told.
     let report = tokio::task::spawn_blocking(move || {
-        let runtime = Builder::new_current_thread().enable_all().build().context("start a thread")?;
-        let report = runtime.block_on(measure(&args, &config))?;
+        let report = single_thread()?.block_on(measure(&args, &config))?;
         if let Some(path) = &args.report {
             write(&report, path)?;
         }

@@ -1,19 +1,17 @@
 //! A gateway on a thread of its own, so that its CPU time can be told from that of the clients, and clients on another.
 
 use super::figures::{Latencies, thread_cpu};
-use super::post::{Posts, read_answer};
+use super::fleet::{Fleet, Pace};
+use super::post::Posts;
 use anyhow::Context;
-use bytes::BytesMut;
 use eventlog::Log;
 use lake::dataset::Dataset;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -53,7 +51,8 @@ impl Served {
     }
 }
 
-fn single_thread() -> anyhow::Result<Runtime> {
+/// A runtime of this thread alone, so that its CPU time can be told.
+pub fn single_thread() -> anyhow::Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("start a thread")
 }
 
@@ -95,48 +94,13 @@ impl Clients {
     async fn post_all(self) -> anyhow::Result<Posted> {
         let to: Url = format!("http://{}/v1/events/{}", self.address, self.dataset).parse()?;
         let posts = Arc::new(Posts::new(&to, None, self.batch)?);
-        let began = Instant::now();
-        let mut connections = JoinSet::new();
-        for number in 0..self.connections {
-            connections.spawn(connection(self.clone(), Arc::clone(&posts), number, began));
-        }
-        let mut latencies = Latencies::new();
-        let mut events = 0;
-        while let Some(taken) = connections.join_next().await {
-            for latency in taken?? {
-                latencies.add(latency);
-                events += self.batch as u64;
-            }
-        }
-        Ok(Posted { events, cpu: Duration::ZERO, wall: began.elapsed(), latencies })
+        let pace = match self.rate {
+            Some(rate) => Pace::Steady(rate / self.batch as f64, self.duration),
+            None => Pace::AfterTheAnswer(self.duration),
+        };
+        let seen = Fleet::open(self.address, posts, self.connections).await?.post(pace).await?;
+        anyhow::ensure!(seen.accepted() == seen.requests(), "the gateway does not accept all: {:?}", seen.answers);
+        let events = seen.accepted() * self.batch as u64;
+        Ok(Posted { events, cpu: Duration::ZERO, wall: seen.wall, latencies: seen.latencies })
     }
-}
-
-async fn connection(
-    clients: Clients,
-    posts: Arc<Posts>,
-    number: usize,
-    began: Instant,
-) -> anyhow::Result<Vec<Duration>> {
-    let mut stream = TcpStream::connect(clients.address).await.context("connect to the gateway")?;
-    stream.set_nodelay(true)?;
-    // The connections take turns, so that a steady rate has no bursts.
-    let each = clients.rate.map(|rate| Duration::from_secs_f64(clients.batch as f64 / rate));
-    let (mut request, mut unread, mut latencies) = (Vec::new(), BytesMut::new(), Vec::new());
-    for turn in 0.. {
-        let mut due = began.elapsed();
-        if let Some(each) = each {
-            due = each * (turn * clients.connections + number) as u32;
-            tokio::time::sleep_until((began + due).into()).await;
-        }
-        if began.elapsed() >= clients.duration {
-            break;
-        }
-        posts.write(&mut request);
-        stream.write_all(&request).await.context("post to the gateway")?;
-        let status = read_answer(&mut stream, &mut unread).await?.status;
-        anyhow::ensure!(status == 202, "the gateway answers {status}");
-        latencies.push(began.elapsed().saturating_sub(due));
-    }
-    Ok(latencies)
 }

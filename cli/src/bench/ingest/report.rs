@@ -2,8 +2,8 @@
 
 use super::super::args;
 use super::super::figures::{Figures, Latencies, Load, cores};
+use super::super::fleet::{Pace, Seen};
 use super::BUSY;
-use super::fleet::{Pace, Seen};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -5,8 +5,8 @@
 //! coordinated omission). Only the search for the most that the gateway takes is closed: there the next request follows
 //! the answer.
 
-use super::super::figures::Latencies;
-use super::super::post::{Answer, Posts, read_answer};
+use super::figures::Latencies;
+use super::post::{Answer, Posts, read_answer};
 use anyhow::Context;
 use bytes::BytesMut;
 use std::collections::BTreeMap;
@@ -124,7 +124,10 @@ impl Device {
             if over {
                 break;
             }
-            tokio::time::sleep_until((began + due).into()).await;
+            // A timer counts in whole milliseconds, so asking it for no time at all would cost one.
+            if began.elapsed() < due {
+                tokio::time::sleep_until((began + due).into()).await;
+            }
             posts.write(&mut self.request);
             let answer = tokio::time::timeout(PATIENCE, self.exchange(address)).await;
             let answer = answer.ok().and_then(Result::ok);
