@@ -4,8 +4,10 @@
 //! does not depend on their order, and lets dropped rows be taken away again. Hashes are seeded by the process and never
 //! leave it.
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType};
+use arrow::array::{Array, AsArray, GenericByteViewArray, MAX_INLINE_VIEW_LEN, RecordBatch};
+use arrow::datatypes::{
+    ByteViewType, DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+};
 use hashbrown::DefaultHashBuilder;
 use std::hash::BuildHasher;
 
@@ -35,16 +37,22 @@ impl RowHasher {
         hashes.iter().fold(0, |sum, hash| sum.wrapping_add(*hash))
     }
 
+    fn mix_views<T: ByteViewType>(&self, column: &GenericByteViewArray<T>, hashes: &mut [u64]) {
+        let views = column.views();
+        mix(column, hashes, |row| {
+            let view = views[row];
+            match view as u32 {
+                // A short text is all in its view.
+                0..=MAX_INLINE_VIEW_LEN => (view as u64).wrapping_mul(MIX) ^ (view >> 64) as u64,
+                _ => self.text.hash_one::<&[u8]>(column.value(row).as_ref()),
+            }
+        });
+    }
+
     fn mix_column(&self, column: &dyn Array, hashes: &mut [u64]) {
         match column.data_type() {
-            DataType::Utf8 => {
-                let texts = column.as_string::<i32>();
-                mix(column, hashes, |row| self.text.hash_one(texts.value(row).as_bytes()));
-            }
-            DataType::Binary => {
-                let bytes = column.as_binary::<i32>();
-                mix(column, hashes, |row| self.text.hash_one(bytes.value(row)));
-            }
+            DataType::Utf8View => self.mix_views(column.as_string_view(), hashes),
+            DataType::BinaryView => self.mix_views(column.as_binary_view(), hashes),
             DataType::Int32 => {
                 let values = column.as_primitive::<Int32Type>().values();
                 mix(column, hashes, |row| values[row] as u64);
@@ -93,13 +101,13 @@ fn mix(column: &dyn Array, hashes: &mut [u64], value: impl Fn(usize) -> u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{ArrayRef, Int64Array, StringArray, UInt32Array};
+    use arrow::array::{ArrayRef, Int64Array, StringViewArray, UInt32Array};
     use arrow::compute::take_record_batch;
     use std::sync::Arc;
 
     fn batch(numbers: [Option<i64>; 3], texts: [Option<&str>; 3]) -> RecordBatch {
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter(numbers));
-        let texts: ArrayRef = Arc::new(StringArray::from_iter(texts));
+        let texts: ArrayRef = Arc::new(StringViewArray::from_iter(texts));
         RecordBatch::try_from_iter([("n", numbers), ("t", texts)]).unwrap()
     }
 

@@ -1,14 +1,14 @@
 //! Walks sorted inputs side by side and says whose rows come next.
 //!
-//! Rows are handed out as runs: as many rows of one input as precede the next row of every other. Where one input has a
-//! stretch to itself, its rows are found by a few comparisons and moved in one piece.
+//! Rows are handed out as runs: as many rows of one input as precede the next row of every other.
 
 use crate::checksum::RowHasher;
 use crate::input::{Batches, Input};
 use crate::merge::MergeError;
+use crate::tournament::{Code, Tournament};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow::row::{OwnedRow, Row, Rows};
+use arrow::row::Rows;
 use lake::sort::SortKeys;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use std::sync::Arc;
 pub(crate) struct Cursors {
     keys: SortKeys,
     cursors: Vec<Cursor>,
-    /// Cursors that have rows left, as a binary heap: the one with the smallest row is first.
-    heap: Vec<usize>,
+    /// Who has the smallest row.
+    tournament: Tournament,
     /// The batches that cursors stand in, and those before that runs may still name.
     batches: Vec<RecordBatch>,
     hasher: RowHasher,
@@ -33,9 +33,11 @@ struct Cursor {
     /// Where its batch is.
     batch: usize,
     keys: Rows,
+    /// Of every row, by the row before it.
+    codes: Vec<Code>,
     row: usize,
-    /// The last row of the batch before.
-    previous: Option<OwnedRow>,
+    /// The key of the last row of the batch before.
+    previous: Vec<u8>,
 }
 
 /// Rows of one batch.
@@ -57,13 +59,13 @@ impl Cursors {
         let mut cursors = Vec::with_capacity(inputs.len());
         for input in inputs {
             let source = input.rows_of(Arc::clone(columns))?;
-            let keys = nothing.clone();
-            cursors.push(Cursor { path: input.path, source, batch: 0, keys, row: 0, previous: None });
+            let (keys, path) = (nothing.clone(), input.path);
+            cursors.push(Cursor { path, source, batch: 0, keys, codes: Vec::new(), row: 0, previous: Vec::new() });
         }
         let mut all = Cursors {
             keys,
+            tournament: Tournament::new(cursors.len()),
             cursors,
-            heap: Vec::new(),
             batches: Vec::new(),
             hasher,
             hashes: Vec::new(),
@@ -71,29 +73,29 @@ impl Cursors {
             rows: 0,
         };
         for cursor in 0..all.cursors.len() {
-            if all.load(cursor).await? {
-                all.heap.push(cursor);
-            }
+            all.load(cursor).await?;
         }
-        (0..all.heap.len() / 2).rev().for_each(|position| all.sift_down(position));
+        (0..all.cursors.len()).for_each(|cursor| all.enter(cursor));
         Ok(all)
     }
 
     /// The rows that come next; `None` after the last.
     pub(crate) async fn next(&mut self) -> Result<Option<Run>, MergeError> {
-        let Some(&first) = self.heap.first() else { return Ok(None) };
-        let end = match self.second() {
-            Some(second) => self.cursors[first].end_of_run(self.cursors[second].key()),
-            None => self.cursors[first].keys.num_rows(),
+        let Some(first) = self.tournament.winner() else { return Ok(None) };
+        let (batch, start) = (self.cursors[first].batch, self.cursors[first].row);
+        let end = loop {
+            let cursor = &mut self.cursors[first];
+            cursor.row += 1;
+            let (end, has_ended) = (cursor.row, cursor.row == cursor.codes.len());
+            if has_ended {
+                self.load(first).await?;
+            }
+            self.enter(first);
+            if has_ended || self.tournament.winner() != Some(first) {
+                break end;
+            }
         };
-        let cursor = &mut self.cursors[first];
-        let run = Run { batch: cursor.batch, rows: cursor.row..end };
-        cursor.row = end;
-        if end == cursor.keys.num_rows() && !self.load(first).await? {
-            self.heap.swap_remove(0);
-        }
-        self.sift_down(0);
-        Ok(Some(run))
+        Ok(Some(Run { batch, rows: start..end }))
     }
 
     /// Batches by the number that runs give.
@@ -107,81 +109,55 @@ impl Cursors {
 
     /// Lets go of batches that no cursor stands in. Runs given out before must not be used any more.
     pub(crate) fn forget_passed(&mut self) {
-        let mut kept = Vec::with_capacity(self.heap.len());
-        for cursor in &self.heap {
-            let cursor = &mut self.cursors[*cursor];
+        let mut kept = Vec::with_capacity(self.cursors.len());
+        for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.has_ended()) {
             kept.push(self.batches[cursor.batch].clone());
             cursor.batch = kept.len() - 1;
         }
         self.batches = kept;
     }
 
-    /// Reads the next batch of a cursor; false if there is none.
-    async fn load(&mut self, cursor: usize) -> Result<bool, MergeError> {
+    /// Reads the next batch of a cursor. It has ended if there is none.
+    async fn load(&mut self, cursor: usize) -> Result<(), MergeError> {
         let cursor = &mut self.cursors[cursor];
-        let Some(batch) = cursor.source.next().await? else { return Ok(false) };
-        let keys = self.keys.of(&batch)?;
-        let previous = cursor.previous.as_ref().map(OwnedRow::row);
-        let follows = |previous: Row<'_>| previous <= keys.row(0);
-        if !previous.is_none_or(follows) || (1..keys.num_rows()).any(|row| keys.row(row - 1) > keys.row(row)) {
-            return Err(MergeError::Unsorted { path: cursor.path.clone() });
+        if let Some(last) = cursor.codes.len().checked_sub(1) {
+            cursor.previous.clear();
+            cursor.previous.extend_from_slice(cursor.keys.row(last).data());
+        }
+        cursor.codes.clear();
+        cursor.row = 0;
+        let Some(batch) = cursor.source.next().await? else { return Ok(()) };
+        cursor.keys = self.keys.of(&batch)?;
+        let mut before = cursor.previous.as_slice();
+        for key in &cursor.keys {
+            let code = Code::of(key.data(), before);
+            cursor.codes.push(code.ok_or_else(|| MergeError::Unsorted { path: cursor.path.clone() })?);
+            before = key.data();
         }
         self.checksum = self.checksum.wrapping_add(self.hasher.sum(&batch, &mut self.hashes));
         self.rows += batch.num_rows() as u64;
-        cursor.previous = Some(keys.row(keys.num_rows() - 1).owned());
-        cursor.keys = keys;
-        cursor.row = 0;
         cursor.batch = self.batches.len();
         self.batches.push(batch);
-        Ok(true)
+        Ok(())
     }
 
-    /// The cursor with the smallest row but one.
-    fn second(&self) -> Option<usize> {
-        let (left, right) = (self.heap.get(1)?, self.heap.get(2));
-        Some(*right.filter(|right| self.cursors[**right].key() < self.cursors[*left].key()).unwrap_or(left))
-    }
-
-    fn sift_down(&mut self, mut position: usize) {
-        loop {
-            let child = 2 * position + 1;
-            let Some(left) = self.heap.get(child) else { return };
-            let mut smaller = (child, self.cursors[*left].key());
-            if let Some(right) = self.heap.get(child + 1)
-                && self.cursors[*right].key() < smaller.1
-            {
-                smaller = (child + 1, self.cursors[*right].key());
-            }
-            if self.cursors[self.heap[position]].key() <= smaller.1 {
-                return;
-            }
-            let child = smaller.0;
-            self.heap.swap(position, child);
-            position = child;
-        }
+    /// Enters the row in which a cursor stands.
+    fn enter(&mut self, cursor: usize) {
+        let (cursors, code) = (&self.cursors, self.cursors[cursor].code());
+        self.tournament.enter(cursor, code, |cursor| cursors[cursor].key());
     }
 }
 
 impl Cursor {
-    fn key(&self) -> Row<'_> {
-        self.keys.row(self.row)
+    fn has_ended(&self) -> bool {
+        self.row == self.codes.len()
     }
 
-    /// The first row after the current one that is greater than `bound`, or the end of the batch. Doubles its steps, so
-    /// short runs take a comparison or two, and long ones few.
-    fn end_of_run(&self, bound: Row<'_>) -> usize {
-        let rows = self.keys.num_rows();
-        let (mut low, mut high, mut step) = (self.row + 1, self.row + 1, 1);
-        while high < rows && self.keys.row(high) <= bound {
-            low = high + 1;
-            high += step;
-            step *= 2;
-        }
-        let mut high = high.min(rows);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.keys.row(middle) <= bound { low = middle + 1 } else { high = middle }
-        }
-        low
+    fn code(&self) -> Option<Code> {
+        self.codes.get(self.row).copied()
+    }
+
+    fn key(&self) -> &[u8] {
+        self.keys.row(self.row).data()
     }
 }

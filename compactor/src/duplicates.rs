@@ -187,7 +187,7 @@ fn meet(
 
 /// Calls `each` with the number, the hash and the key of every row that has one.
 fn each_key(batch: &RecordBatch, hasher: &DefaultHashBuilder, mut each: impl FnMut(usize, u64, (&str, &str))) {
-    let (devices, ids) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
+    let (devices, ids) = (batch.column(0).as_string_view(), batch.column(1).as_string_view());
     // Rows are sorted by device more often than not.
     let mut known: Option<(&str, u64)> = None;
     for row in (0..batch.num_rows()).filter(|row| devices.is_valid(*row) && ids.is_valid(*row)) {

@@ -1,9 +1,10 @@
 //! A file that is read for a merge: its footer first, then its rows in small batches, in the table's columns.
 
+use crate::fetched::Fetched;
 use crate::merge::MergeError;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use futures::StreamExt;
 use lake::reader::FileReader;
@@ -12,11 +13,16 @@ use lake::{DataFile, Table, evolution};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
 use parquet::basic::Type;
+use parquet::bloom_filter::Sbbf;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
+};
 use std::sync::Arc;
 
 /// Bytes of rows that one batch holds, about: as many if memory allows, and no fewer than the least. Smaller ones cost
@@ -34,18 +40,27 @@ const PAGE_BYTES: u64 = 1 << 20;
 /// Pages are ended after so many values, or a multiple: that many may be in one beyond its size.
 const PAGE_VALUES: u64 = 1_024;
 
-/// An open file. Nothing of its rows is in memory, unless the file is small.
+/// An open file. Nothing of its rows is in memory, unless it is small and read from the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Input {
     /// Path inside the table.
     pub(crate) path: String,
-    reader: FileReader,
+    source: Source,
     metadata: ArrowReaderMetadata,
     batch_bytes: u64,
 }
 
+/// Where its bytes come from.
+#[derive(Debug, Clone)]
+enum Source {
+    /// A row group is asked for at a time.
+    Store(FileReader),
+    /// A page is read at a time.
+    Here(Fetched),
+}
+
 impl Input {
-    /// Reads the footer of a file of the table.
+    /// Reads the footer of a file of the table, and leaves the rest of it where it is.
     pub(crate) async fn of(table: &Table, file: &DataFile) -> Result<Input, MergeError> {
         Input::open(Arc::clone(table.store()), table.file_path(&file.path), &file.path, file.size).await
     }
@@ -59,8 +74,34 @@ impl Input {
     ) -> Result<Input, MergeError> {
         let failed = |source| MergeError::Read { path: path.to_owned(), source };
         let mut reader = FileReader::open(store, location, size).await.map_err(failed)?;
-        let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(failed)?;
-        Ok(Input { path: path.to_owned(), reader, metadata, batch_bytes: BATCH_BYTES })
+        let metadata = reader.get_metadata(None).await.map_err(failed)?;
+        Input::new(path, Source::Store(reader), metadata)
+    }
+
+    /// Fetches a file of the table, to be read along with many others.
+    pub(crate) async fn fetch(table: &Table, file: &DataFile) -> Result<Input, MergeError> {
+        let fetched = Fetched::get(table.store().as_ref(), &table.file_path(&file.path), file.size).await;
+        let fetched = fetched.map_err(|source| MergeError::Read { path: file.path.clone(), source })?;
+        Input::here(&file.path, fetched)
+    }
+
+    /// Reads the footer of a file of this machine.
+    pub(crate) fn here(path: &str, fetched: Fetched) -> Result<Input, MergeError> {
+        // Where pages begin spares asking for their headers.
+        let reader = ParquetMetaDataReader::new().with_offset_index_policy(PageIndexPolicy::Optional);
+        let metadata = reader.parse_and_finish(&fetched);
+        let metadata = metadata.map_err(|source| MergeError::Read { path: path.to_owned(), source })?;
+        Input::new(path, Source::Here(fetched), Arc::new(metadata))
+    }
+
+    fn new(path: &str, source: Source, metadata: Arc<ParquetMetaData>) -> Result<Input, MergeError> {
+        let load = || {
+            let stored = ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new())?;
+            let views = ArrowReaderOptions::new().with_schema(in_memory(stored.schema()));
+            ArrowReaderMetadata::try_new(Arc::clone(&metadata), views)
+        };
+        let metadata = load().map_err(|source| MergeError::Read { path: path.to_owned(), source })?;
+        Ok(Input { path: path.to_owned(), source, metadata, batch_bytes: BATCH_BYTES })
     }
 
     /// A column that the table does not have would be lost in a merge.
@@ -90,10 +131,11 @@ impl Input {
 
     /// Bytes of its rows in memory, about.
     pub(crate) fn row_bytes(&self) -> u64 {
-        self.row_groups().map(row_bytes).sum()
+        self.row_groups().iter().map(row_bytes).sum()
     }
 
-    /// Memory that reading it takes at least: a row group as it is stored, a page of each column, and small batches.
+    /// Memory that reading it takes at least: a page of each column and small batches, and a row group as it is stored if it
+    /// comes from the store.
     pub(crate) fn cost(&self) -> u64 {
         self.open_cost() + self.batch_cost(LEAST_BATCH_BYTES)
     }
@@ -108,16 +150,19 @@ impl Input {
         };
         let stored = |column: &ColumnChunkMetaData| column.compressed_size().unsigned_abs();
         // A small file is in memory whole, and nothing of it twice.
-        let held = self.reader.held();
+        let (held, by_groups) = match &self.source {
+            Source::Here(_) => (0, false),
+            Source::Store(reader) => (reader.held(), reader.held() == 0),
+        };
         let of_group = |group: &RowGroupMetaData| {
-            let fetched: u64 = if held > 0 { 0 } else { group.columns().iter().map(stored).sum() };
+            let fetched: u64 = if by_groups { group.columns().iter().map(stored).sum() } else { 0 };
             fetched + group.columns().iter().map(page).sum::<u64>()
         };
-        held + self.row_groups().map(of_group).max().unwrap_or_default()
+        held + self.row_groups().iter().map(of_group).max().unwrap_or_default()
     }
 
     fn batch_cost(&self, batch_bytes: u64) -> u64 {
-        BATCHES * self.row_groups().map(row_bytes).max().unwrap_or_default().min(batch_bytes)
+        BATCHES * self.row_groups().iter().map(row_bytes).max().unwrap_or_default().min(batch_bytes)
     }
 
     fn is_ours(&self) -> bool {
@@ -127,32 +172,64 @@ impl Input {
 
     /// Starts reading, from the first row. `columns` are those wanted, which the file may lack.
     pub(crate) fn rows_of(&self, columns: SchemaRef) -> Result<Batches, MergeError> {
-        self.rows_by(self.builder(), columns)
+        self.rows_in(None, columns)
     }
 
-    /// What reads it, for those who choose its row groups.
-    pub(crate) fn builder(&self) -> ParquetRecordBatchStreamBuilder<FileReader> {
-        ParquetRecordBatchStreamBuilder::new_with_metadata(self.reader.clone(), self.metadata.clone())
-    }
-
-    /// Starts reading as the builder says.
-    pub(crate) fn rows_by(
-        &self,
-        builder: ParquetRecordBatchStreamBuilder<FileReader>,
-        columns: SchemaRef,
-    ) -> Result<Batches, MergeError> {
+    /// The same, of some of its row groups, in their order; `None`: of all.
+    pub(crate) fn rows_in(&self, groups: Option<Vec<usize>>, columns: SchemaRef) -> Result<Batches, MergeError> {
         let failed = |source| MergeError::Read { path: self.path.clone(), source };
         let names = columns.fields().iter().map(|field| field.name().as_str());
-        let mask = ProjectionMask::columns(builder.parquet_schema(), names);
+        let mask = ProjectionMask::columns(self.metadata.parquet_schema(), names);
         let row_bytes = self.row_bytes() / self.rows().max(1);
         let batch_rows = (self.batch_bytes / row_bytes.max(1)).clamp(16, 8_192) as usize;
-        let stream = builder.with_projection(mask).with_batch_size(batch_rows).build().map_err(failed)?;
-        Ok(Batches { path: self.path.clone(), columns, stream })
+        let groups = groups.unwrap_or_else(|| (0..self.row_groups().len()).collect());
+        let metadata = self.metadata.clone();
+        let rows = match &self.source {
+            Source::Store(reader) => {
+                let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), metadata);
+                let builder = builder.with_row_groups(groups).with_projection(mask).with_batch_size(batch_rows);
+                Rows::Store(Box::new(builder.build().map_err(failed)?))
+            }
+            Source::Here(file) => {
+                let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata);
+                let builder = builder.with_row_groups(groups).with_projection(mask).with_batch_size(batch_rows);
+                Rows::Here(builder.build().map_err(failed)?)
+            }
+        };
+        Ok(Batches { path: self.path.clone(), columns, rows })
     }
 
-    fn row_groups(&self) -> impl Iterator<Item = &RowGroupMetaData> {
-        self.metadata.metadata().row_groups().iter()
+    pub(crate) fn row_groups(&self) -> &[RowGroupMetaData] {
+        self.metadata.metadata().row_groups()
     }
+
+    /// The Bloom filter of a column of a row group, if it has one.
+    pub(crate) async fn bloom_filter(&self, group: usize, column: usize) -> Result<Option<Sbbf>, MergeError> {
+        let metadata = self.metadata.clone();
+        let filter = match &self.source {
+            Source::Store(reader) => {
+                let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), metadata);
+                builder.get_row_group_column_bloom_filter(group, column).await
+            }
+            Source::Here(file) => ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata)
+                .get_row_group_column_bloom_filter(group, column),
+        };
+        filter.map_err(|source| MergeError::Read { path: self.path.clone(), source })
+    }
+}
+
+/// The same columns, with texts and bytes as views: a row then names the place of its text in a page that was read, which
+/// is copied only when it is written.
+pub(crate) fn in_memory(columns: &SchemaRef) -> SchemaRef {
+    let as_view = |field: &FieldRef| {
+        let kind = match field.data_type() {
+            DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+            DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
+            _ => return Arc::clone(field),
+        };
+        Arc::new(field.as_ref().clone().with_data_type(kind))
+    };
+    Arc::new(Schema::new(columns.fields().iter().map(as_view).collect::<Vec<_>>()))
 }
 
 /// Makes the batches of inputs that are read side by side as large as `memory` allows.
@@ -177,24 +254,31 @@ fn row_bytes(group: &RowGroupMetaData) -> u64 {
 }
 
 /// The rows of a file, batch by batch.
-#[derive(Debug)]
 pub(crate) struct Batches {
     path: String,
     columns: SchemaRef,
-    stream: ParquetRecordBatchStream<FileReader>,
+    rows: Rows,
+}
+
+enum Rows {
+    Store(Box<ParquetRecordBatchStream<FileReader>>),
+    Here(ParquetRecordBatchReader),
 }
 
 impl Batches {
     /// The next rows, never none of them; `None` at the end of the file.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, MergeError> {
-        // A file that is in memory never waits, so nothing else here would let its reader be stopped.
+        // A file that is here never waits, so nothing else would let its reader be stopped.
         tokio::task::coop::consume_budget().await;
         loop {
-            match self.stream.next().await {
+            let batch = match &mut self.rows {
+                Rows::Store(stream) => stream.next().await.transpose(),
+                Rows::Here(reader) => reader.next().transpose().map_err(ParquetError::from),
+            };
+            match batch.map_err(|source| MergeError::Read { path: self.path.clone(), source })? {
                 None => return Ok(None),
-                Some(Err(source)) => return Err(MergeError::Read { path: self.path.clone(), source }),
-                Some(Ok(batch)) if batch.num_rows() == 0 => {}
-                Some(Ok(batch)) => return self.conform(batch).map(Some),
+                Some(batch) if batch.num_rows() == 0 => {}
+                Some(batch) => return self.conform(batch).map(Some),
             }
         }
     }
@@ -204,7 +288,7 @@ impl Batches {
         if batch.schema_ref().fields() == self.columns.fields() {
             return Ok(batch);
         }
-        let convert = |field: &arrow::datatypes::FieldRef| -> Result<ArrayRef, MergeError> {
+        let convert = |field: &FieldRef| -> Result<ArrayRef, MergeError> {
             match batch.column_by_name(field.name()) {
                 None => Ok(new_null_array(field.data_type(), batch.num_rows())),
                 Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),

@@ -18,10 +18,12 @@
 pub mod config;
 pub mod plan;
 pub mod merge;
+mod fetched;
 mod input;
 mod checksum;
 mod duplicates;
 mod runs;
+mod tournament;
 mod cursors;
 mod outputs;
 mod output;

@@ -20,7 +20,7 @@
 use crate::checksum::RowHasher;
 use crate::cursors::Cursors;
 use crate::duplicates::{self, Duplicates};
-use crate::input::{self, Input};
+use crate::input::{self, Input, in_memory};
 use crate::output::RowBytes;
 use crate::outputs::{Outputs, Target};
 use crate::plan::{MergeJob, is_worth_a_cut};
@@ -204,7 +204,7 @@ async fn confirm(table: &Table, job: &MergeJob, error: MergeError) -> MergeError
 }
 
 async fn read_through(table: &Table, file: &DataFile) -> Result<(), MergeError> {
-    let mut batches = open_input(table, file).await?.rows_of(Arc::clone(&table.schema().arrow))?;
+    let mut batches = open_input(table, file).await?.rows_of(in_memory(&table.schema().arrow))?;
     while batches.next().await?.is_some() {}
     Ok(())
 }
@@ -226,20 +226,19 @@ async fn merge_once(
         memory: inputs.iter().map(Input::row_bytes).sum::<u64>() / rows.max(1),
         stored: opened.files.iter().map(|file| file.size).sum::<u64>() / rows.max(1),
     };
-    let duplicates = Duplicates::find(&inputs, &table.schema().arrow, settings.budget.search());
+    let columns = in_memory(&table.schema().arrow);
+    let duplicates = Duplicates::find(&inputs, &columns, settings.budget.search());
     let duplicates = cancel.run_until_cancelled(duplicates).await.ok_or_else(stopped)??;
     drop(inputs);
 
-    // Gone, with the runs in it, when the merge is done.
-    let directory = tempfile::tempdir()?;
     let mut inputs = opened.sorted;
     for input in opened.unsorted {
-        let runs = runs::sort(&input, table.schema(), &order, settings.budget.run(), &directory);
+        let runs = runs::sort(&input, table.schema(), &order, settings.budget.run());
         inputs.extend(cancel.run_until_cancelled(runs).await.ok_or_else(stopped)??);
     }
     input::share_memory(&mut inputs, settings.budget.inputs());
     let hasher = RowHasher::default();
-    let cursors = Cursors::open(inputs, &table.schema().arrow, &order, hasher.clone());
+    let cursors = Cursors::open(inputs, &columns, &order, hasher.clone());
     let mut cursors = cancel.run_until_cancelled(cursors).await.ok_or_else(stopped)??;
 
     let ranges = opened.files.iter().flat_map(|file| file.ranges.iter().copied()).collect();
@@ -323,7 +322,7 @@ async fn open(table: &Table, job: &MergeJob, settings: &Settings, order: &[Strin
 
 /// Opens a file, if it is what the table says of it.
 async fn open_input(table: &Table, file: &DataFile) -> Result<Input, MergeError> {
-    let input = Input::of(table, file).await?;
+    let input = Input::fetch(table, file).await?;
     input.expect_known(table.schema())?;
     input.expect_rows(file.rows())?;
     Ok(input)

@@ -1,20 +1,17 @@
 //! Sorts a file that is not sorted as the table is now (an older configuration, another writer) into several that are.
 //!
-//! The sorted runs lie in a temporary directory of this machine until the merge has read them. A run takes as many rows
+//! The sorted runs lie in temporary files of this machine until the merge has read them. A run takes as many rows
 //! as fit into the given bytes, so memory does not grow with the file.
 
-use crate::input::Input;
+use crate::fetched::Fetched;
+use crate::input::{Input, in_memory};
 use crate::merge::MergeError;
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use lake::parquet::FileWriter;
 use lake::schema::TableSchema;
 use lake::sort::SortKeys;
-use object_store::local::LocalFileSystem;
-use object_store::path::Path;
 use std::io::BufWriter;
-use std::sync::Arc;
-use tempfile::TempDir;
 
 /// Bytes of a run's row groups: every run is an input of the merge, and many must fit in memory side by side.
 const ROW_GROUP_BYTES: usize = 1 << 20;
@@ -22,48 +19,46 @@ const ROW_GROUP_BYTES: usize = 1 << 20;
 /// Memory that reading a run takes at most.
 pub(crate) const COST: u64 = 4 << 20;
 
-/// Writes the rows of `input` as sorted runs of about `run_bytes` into `directory`.
+/// Writes the rows of `input` as sorted runs of about `run_bytes`.
 pub(crate) async fn sort(
     input: &Input,
     schema: &TableSchema,
     order: &[String],
     run_bytes: u64,
-    directory: &TempDir,
 ) -> Result<Vec<Input>, MergeError> {
-    let keys = SortKeys::new(&schema.arrow, order)?;
-    let mut batches = input.rows_of(Arc::clone(&schema.arrow))?;
+    let columns = in_memory(&schema.arrow);
+    let keys = SortKeys::new(&columns, order)?;
+    let mut batches = input.rows_of(columns)?;
     let (mut runs, mut rows, mut bytes) = (Vec::new(), Vec::new(), 0);
     while let Some(batch) = batches.next().await? {
         bytes += batch.get_array_memory_size() as u64;
         rows.push(batch);
         if bytes >= run_bytes {
-            runs.push(write(&std::mem::take(&mut rows), schema, order, &keys, directory, &input.path).await?);
+            runs.push(write(&std::mem::take(&mut rows), schema, order, &keys, &input.path)?);
             bytes = 0;
         }
     }
     if !rows.is_empty() {
-        runs.push(write(&rows, schema, order, &keys, directory, &input.path).await?);
+        runs.push(write(&rows, schema, order, &keys, &input.path)?);
     }
     Ok(runs)
 }
 
-async fn write(
+fn write(
     rows: &[RecordBatch],
     schema: &TableSchema,
     order: &[String],
     keys: &SortKeys,
-    directory: &TempDir,
     path: &str,
 ) -> Result<Input, MergeError> {
-    let rows = concat_batches(&schema.arrow, rows)?;
+    let rows = concat_batches(rows[0].schema_ref(), rows)?;
     let keys = keys.of(&rows)?;
     let mut sorted: Vec<u32> = (0..rows.num_rows() as u32).collect();
     sorted.sort_unstable_by(|a, b| keys.row(*a as usize).cmp(&keys.row(*b as usize)));
     drop(keys);
 
-    let (file, name) =
-        tempfile::Builder::new().suffix(".parquet").tempfile_in(directory)?.keep().map_err(|e| e.error)?;
-    let failed = |source| MergeError::Write { path: name.display().to_string(), source };
+    let file = tempfile::tempfile()?;
+    let failed = |source| MergeError::Write { path: path.to_owned(), source };
     let mut writer = FileWriter::new(BufWriter::new(file), schema, order).map_err(failed)?;
     let row_bytes = rows.get_array_memory_size() / rows.num_rows().max(1);
     for part in sorted.chunks((ROW_GROUP_BYTES / row_bytes.max(1)).clamp(16, 8_192)) {
@@ -73,6 +68,5 @@ async fn write(
     }
     let (file, _) = writer.finish().map_err(failed)?;
     let file = file.into_inner().map_err(|e| e.into_error())?;
-    let location = Path::from_absolute_path(&name).map_err(|e| std::io::Error::other(e.to_string()))?;
-    Input::open(Arc::new(LocalFileSystem::new()), location, path, file.metadata()?.len()).await
+    Input::here(path, Fetched::of(file)?)
 }

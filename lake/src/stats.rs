@@ -3,7 +3,7 @@
 use crate::file::FileStats;
 use crate::schema::TableSchema;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::{max, max_string, min, min_string};
+use arrow::compute::{max, min};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Value};
@@ -103,13 +103,31 @@ fn bounds(column: &ArrayRef) -> (Option<Bound>, Option<Bound>) {
             let column = column.as_primitive::<TimestampMicrosecondType>();
             (min(column).map(Bound::Time), max(column).map(Bound::Time))
         }
-        DataType::Utf8 => {
-            let column = column.as_string::<i32>();
-            let text = |v: &str| Bound::Text(v.to_owned());
-            (min_string(column).map(text), max_string(column).map(text))
+        DataType::Utf8 => text_bounds(column.as_string::<i32>().iter().flatten()),
+        DataType::Utf8View => {
+            let column = column.as_string_view();
+            let views = column.views();
+            // The same view is the same text, and rows are sorted by device more often than not.
+            let differs = |row: &usize| *row == 0 || views[*row] != views[*row - 1] || column.is_null(*row - 1);
+            let rows = (0..column.len()).filter(differs).filter(|row| column.is_valid(*row));
+            text_bounds(rows.map(|row| column.value(row)))
         }
         _ => (None, None),
     }
+}
+
+fn text_bounds<'a>(mut texts: impl Iterator<Item = &'a str>) -> (Option<Bound>, Option<Bound>) {
+    let Some(first) = texts.next() else { return (None, None) };
+    let (low, high) = texts.fold((first, first), |(low, high), text| {
+        if text < low {
+            (text, high)
+        } else if text > high {
+            (low, text)
+        } else {
+            (low, high)
+        }
+    });
+    (Some(Bound::Text(low.to_owned())), Some(Bound::Text(high.to_owned())))
 }
 
 impl Bound {

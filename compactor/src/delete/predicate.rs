@@ -70,7 +70,7 @@ impl Predicate {
 }
 
 fn is_one_of(batch: &RecordBatch, name: &str, values: &BTreeSet<String>) -> BooleanBuffer {
-    let Some(texts) = batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()) else {
+    let Some(texts) = batch.column_by_name(name).and_then(|column| column.as_string_view_opt()) else {
         return BooleanBuffer::new_unset(batch.num_rows());
     };
     BooleanBuffer::collect_bool(texts.len(), |row| texts.is_valid(row) && values.contains(texts.value(row)))

@@ -43,20 +43,16 @@ pub(super) async fn row_groups(
     file: &DataFile,
     input: &Input,
 ) -> Result<Vec<usize>, MergeError> {
-    let mut builder = input.builder();
-    let groups = 0..builder.metadata().num_row_groups();
     if is_foreign(file) {
-        return Ok(groups.collect());
+        return Ok((0..input.row_groups().len()).collect());
     }
     let mut wanted = Vec::new();
-    for group in groups {
-        if !group_may_hold(predicate, builder.metadata().row_group(group)) {
+    for (group, metadata) in input.row_groups().iter().enumerate() {
+        if !group_may_hold(predicate, metadata) {
             continue;
         }
-        let id = column(builder.metadata().row_group(group), "id");
-        if let (Some(values), Some(id)) = (predicate.texts.get("id"), id) {
-            let filter = builder.get_row_group_column_bloom_filter(group, id).await;
-            let filter = filter.map_err(|source| MergeError::Read { path: input.path.clone(), source })?;
+        if let (Some(values), Some(id)) = (predicate.texts.get("id"), column(metadata, "id")) {
+            let filter = input.bloom_filter(group, id).await?;
             if filter.is_some_and(|filter| !values.iter().any(|value| filter.check(value.as_str()))) {
                 continue;
             }
