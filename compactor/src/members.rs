@@ -107,6 +107,10 @@ impl Members {
         } else {
             debug!(error = failed, "announcement failed");
         }
+        // The tables are reached, and of the others nothing is heard any more: what was left to them must not lie for ever.
+        if self.failures > MISSED && self.condition.trouble().is_none() {
+            self.know(Share::new(self.me, []));
+        }
     }
 
     async fn announce(&self) -> Result<Vec<Seen>, StoreError> {
@@ -135,7 +139,14 @@ impl Members {
             // The others may not have had the time to come back.
             present.extend(self.share.borrow().members());
         }
-        let share = Share::new(self.me, present);
+        self.know(Share::new(self.me, present));
+        for member in forgotten {
+            // Somebody else may have done it, or will.
+            let _ = tokio::time::timeout(LONGEST_LOOK, self.lake.store().delete(&self.path(member))).await;
+        }
+    }
+
+    fn know(&self, share: Share) {
         metrics::compactors_present(share.present());
         self.share.send_if_modified(|known| {
             let has_changed = *known != share;
@@ -145,10 +156,6 @@ impl Members {
             }
             has_changed
         });
-        for member in forgotten {
-            // Somebody else may have done it, or will.
-            let _ = tokio::time::timeout(LONGEST_LOOK, self.lake.store().delete(&self.path(member))).await;
-        }
     }
 
     fn path(&self, member: Uuid) -> Path {
@@ -210,6 +217,32 @@ mod tests {
             assert_eq!(judged(&[100, 103, 200], skew).present, ids(&[0, 1]));
         }
         assert_eq!(judged(&[], 0), Verdict { present: Vec::new(), forgotten: Vec::new() });
+    }
+
+    #[tokio::test]
+    async fn who_cannot_announce_itself_while_tables_are_reached_leaves_nothing_to_others_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let (lake, faults) = faulty_lake(directory.path()).unwrap();
+        let member = |condition| Members::new(lake.clone(), SHORTEST_INTERVAL, condition);
+        let (mut other, _others_share) = member(Condition::default());
+        for is_outage in [false, true] {
+            let condition = Condition::default();
+            let (mut one, share) = member(condition.clone());
+            other.look().await;
+            one.look().await;
+            assert!(share.borrow().present() > 1);
+            let before = share.borrow().clone();
+            faults.inject(Op::Put, DIRECTORY, Fault::Deny, usize::MAX);
+            for failures in 1..=MISSED + 2 {
+                if is_outage {
+                    condition.failed("events", "no answer".to_owned());
+                }
+                one.look().await;
+                let is_alone = failures > MISSED && !is_outage;
+                assert_eq!(*share.borrow(), if is_alone { Share::new(one.me, []) } else { before.clone() });
+            }
+            faults.heal();
+        }
     }
 
     #[tokio::test]

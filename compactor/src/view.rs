@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// for so long, because another compactor sweeps the table, need not remember them.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 60);
 
-/// Clocks of those who remove files may be behind by so much.
+/// The log is asked for so much more, lest it leaves out what happened at the border.
 pub(crate) const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
 
 /// A table as it was seen last.
@@ -40,14 +40,14 @@ impl View {
         Ok(())
     }
 
-    /// Makes sure that every removal of the last `retention` is known.
+    /// Makes sure that every removal of the last `retention` is known, and when it was.
     pub async fn learn_removals(&mut self, table: &Table, retention: Duration) -> Result<(), TableError> {
         self.asked_at = Instant::now();
         if !self.knows_removals {
             table.load_removals(&mut self.state, retention.saturating_add(CLOCK_MARGIN)).await?;
             self.knows_removals = true;
         }
-        Ok(())
+        table.date_removals(&mut self.state).await
     }
 }
 

@@ -8,7 +8,7 @@ use chrono::NaiveDate;
 use futures::StreamExt;
 use lake::store::StoreError;
 use lake::table::millis;
-use lake::{DataFile, Table, TableError};
+use lake::{DataFile, Removal, Table, TableError, layout};
 use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,28 +28,32 @@ pub(super) struct Stored {
 pub(super) struct Known<'a> {
     /// Files in the table.
     pub(super) live: &'a BTreeMap<String, Arc<DataFile>>,
-    /// When files left it, milliseconds since the epoch: all that did in the time of the retention.
-    pub(super) removed: &'a BTreeMap<String, i64>,
+    /// Files that left it: all that did in the time of the retention.
+    pub(super) removed: &'a BTreeMap<String, Removal>,
+}
+
+/// Whether a removal is longer ago than `stay`.
+pub(super) fn is_past(removal: &Removal, now_ms: i64, stay: Duration) -> bool {
+    removal.at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) > millis(stay))
 }
 
 /// Which files to delete at `now_ms`.
 pub(super) fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Retention) -> Vec<(String, Why)> {
-    let is_over = |since_ms: i64, stay: Duration| now_ms.saturating_sub(since_ms) > millis(stay);
     let is_live = |path: &str| known.live.contains_key(path);
-    let is_past = |removed_ms: i64| is_over(removed_ms, retention.removed);
+    let is_past = |removal: &Removal| is_past(removal, now_ms, retention.removed);
     // An upload may wait for its commit only so long, by the clocks of the store and of its processor. A clock that is
     // fast here must not cut that short, so an orphan's age is measured up to the store's latest file at most.
     let newest_ms = stored.iter().map(|file| file.modified_ms).max().unwrap_or(i64::MIN);
     let orphans_ms = millis(retention.orphans);
     let is_orphan = |file: &Stored| newest_ms.min(now_ms).saturating_sub(file.modified_ms) > orphans_ms;
     let mut victims: BTreeMap<String, Why> = BTreeMap::new();
-    for (path, removed_ms) in known.removed {
-        if is_past(*removed_ms) && !is_live(path) {
+    for (path, removal) in known.removed {
+        if is_past(removal) && !is_live(path) {
             victims.insert(path.clone(), Why::Removed);
         }
     }
     for file in stored {
-        let is_awaited = known.removed.get(&file.path).is_some_and(|removed_ms| !is_past(*removed_ms));
+        let is_awaited = known.removed.get(&file.path).is_some_and(|removal| !is_past(removal));
         if is_orphan(file) && !is_live(&file.path) && !is_awaited {
             victims.entry(file.path.clone()).or_insert(Why::Orphan);
         }
@@ -64,7 +68,10 @@ pub(super) fn waiting(known: Known<'_>, stored: &[Stored], now_ms: i64, retentio
     let (mut removed, mut orphans) = (Vec::new(), Vec::new());
     for file in stored.iter().filter(stays) {
         match known.removed.get(&file.path) {
-            Some(removed_ms) => removed.push((file.bytes, removed_ms.saturating_add(millis(retention.removed)))),
+            Some(removal) => {
+                let since_ms = removal.at_ms.unwrap_or(now_ms);
+                removed.push((file.bytes, since_ms.saturating_add(millis(retention.removed))));
+            }
             None => orphans.push((file.bytes, file.modified_ms.saturating_add(millis(retention.orphans)))),
         }
     }
@@ -72,7 +79,7 @@ pub(super) fn waiting(known: Known<'_>, stored: &[Stored], now_ms: i64, retentio
     both.into_iter().filter_map(|(why, files)| Waiting::sum(why, &files)).collect()
 }
 
-/// All data files in the directories of dates.
+/// All data files in the directories of dates that have names of ours: what others put there is theirs.
 pub(super) async fn list(table: &Table) -> Result<Vec<Stored>, TableError> {
     let root = table.file_path("");
     let failed = |source| StoreError::Object { operation: "list", path: root.to_string(), source };
@@ -84,7 +91,7 @@ pub(super) async fn list(table: &Table) -> Result<Vec<Stored>, TableError> {
             let object = object.map_err(failed)?;
             let Some(parts) = object.location.prefix_match(&root) else { continue };
             let path = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-            if path.ends_with(".parquet") {
+            if layout::is_ours(&path) {
                 stored.push(Stored { path, bytes: object.size, modified_ms: object.last_modified.timestamp_millis() });
             }
         }
@@ -123,8 +130,12 @@ mod tests {
         paths.iter().map(|path| (path.to_string(), Arc::new(file(path)))).collect()
     }
 
+    fn removal(age: i64) -> Removal {
+        Removal { version: 1, at_ms: Some(NOW - age) }
+    }
+
     fn deleted(live_paths: &[&str], removed: &[(&str, i64)], stored: &[(&str, i64)]) -> Vec<(String, Why)> {
-        let removed = removed.iter().map(|(path, at)| (path.to_string(), NOW - at)).collect();
+        let removed = removed.iter().map(|(path, age)| (path.to_string(), removal(*age))).collect();
         let stored: Vec<Stored> = stored
             .iter()
             .map(|(path, age)| Stored { path: path.to_string(), bytes: 10, modified_ms: NOW - age })
@@ -135,6 +146,17 @@ mod tests {
     #[test]
     fn a_removed_file_goes_when_its_time_is_over() {
         assert_eq!(deleted(&[], &[("new", 60), ("old", 61)], &[]), [("old".to_owned(), Why::Removed)]);
+    }
+
+    #[test]
+    fn a_removed_file_of_which_the_store_does_not_say_when_it_left_stays() {
+        let removed = [("a".to_owned(), Removal { version: 1, at_ms: None })].into();
+        let stored = [("a", 100_000), ("b", 0)].map(|(path, age)| Stored {
+            path: path.to_owned(),
+            bytes: 10,
+            modified_ms: NOW - age,
+        });
+        assert_eq!(decide(Known { live: &live(&[]), removed: &removed }, &stored, NOW, RETENTION), []);
     }
 
     #[test]
@@ -168,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_told_with_the_time_until_it_does() {
-        let removed = [("a".to_owned(), NOW - 50), ("b".to_owned(), NOW - 20), ("gone".to_owned(), NOW - 61)].into();
+        let removed = [("a", 50), ("b", 20), ("gone", 61)].map(|(path, age)| (path.to_owned(), removal(age))).into();
         let at = |path: &str, age| Stored { path: path.into(), bytes: 10, modified_ms: NOW - age };
         let stored = [at("a", 900), at("b", 900), at("live", 900), at("new", 40), at("old", 241), at("now", 0)];
         let live = live(&["live"]);
