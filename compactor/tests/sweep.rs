@@ -229,17 +229,22 @@ async fn an_upload_that_waits_for_its_commit_stays_and_one_that_nobody_commits_g
     assert_eq!(read(&table, None).await.len() as i64, 2 * ROWS);
 }
 
-/// Six files that became one, and the version since when.
-async fn merged(lake: &Lake) -> (Table, Vec<String>, u64) {
+/// Six files, and one that is made of them as soon as somebody looks.
+async fn six(lake: &Lake) -> (Table, Vec<String>) {
     let table = table(lake, &events(None)).await;
     let mut state = table.load(Keep::Files, &[]).await.unwrap();
     for number in 0..6 {
         append_all(&table, &mut state, [fragment(&table, number).await]).await;
     }
-    let paths = state.files().keys().cloned().collect();
+    (table, state.files().keys().cloned().collect())
+}
+
+/// The version that is made by a merge of them.
+const MERGED: u64 = 7;
+
+async fn merge_six(lake: &Lake) {
     let mut worker = worker(lake, Config { cold_after: Duration::ZERO, ..Config::default() });
     assert_eq!(turn(&mut worker).await.merges, 1);
-    (table, paths, 7)
 }
 
 fn six_hours() -> Retention {
@@ -258,41 +263,71 @@ async fn say_removed_at(table: &Table, version: u64, at_ms: i64) {
 
 #[tokio::test]
 async fn a_file_left_the_table_when_the_store_got_the_commit_whatever_clock_its_writer_had() {
-    let directory = tempfile::tempdir().unwrap();
-    let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
-    let (table, inputs, version) = merged(&lake).await;
-    let commit = path_of(&directory, &layout::commit_path(version));
     for says in [0, i64::MAX] {
-        say_removed_at(&table, version, says).await;
-        // One that saw the files leave, and one that starts later.
-        for seen in [version - 1, version] {
-            let mut view = View::load(&table).await.unwrap();
-            view.state = table.load_version(Some(seen), Keep::Files, &[]).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+        let (table, inputs) = six(&lake).await;
+        // Two who see the files leave, and one who starts later and reads of it.
+        let mut views = [View::load(&table).await.unwrap(), View::load(&table).await.unwrap()];
+        for view in &mut views {
+            assert_eq!(sweep::sweep(&table, view, six_hours(), Mode::Quick).await.unwrap().deleted, []);
+        }
+        merge_six(&lake).await;
+        say_removed_at(&table, MERGED, says).await;
+        let [seen, seen_late] = views;
+        for mut view in [seen, View::load(&table).await.unwrap()] {
             let report = sweep::sweep(&table, &mut view, six_hours(), Mode::Full).await.unwrap();
             assert_eq!(report.deleted, [], "said to have left at {says}");
             assert_eq!(report.waiting.iter().find(|waiting| waiting.why == Why::Removed).map(|of| of.files), Some(6));
         }
+        for version in 0..=MERGED {
+            backdate(&path_of(&directory, &layout::commit_path(version)), 7 * HOUR);
+        }
+        for mut view in [seen_late, View::load(&table).await.unwrap()] {
+            let report = sweep::sweep(&table, &mut view, six_hours(), Mode::DryRun).await.unwrap();
+            let due: Vec<&str> = report.deleted.iter().map(|gone| gone.path.as_str()).collect();
+            assert_eq!(due, inputs, "said to have left at {says}");
+        }
     }
-    for says in [0, i64::MAX] {
-        say_removed_at(&table, version, says).await;
-        backdate(&commit, 7 * HOUR);
-        let mut view = View::load(&table).await.unwrap();
-        let report = sweep::sweep(&table, &mut view, six_hours(), Mode::DryRun).await.unwrap();
-        let due: Vec<&str> = report.deleted.iter().map(|gone| gone.path.as_str()).collect();
-        assert_eq!(due, inputs, "said to have left at {says}");
+}
+
+/// A machine that sleeps stops the clock by which a pause is noticed.
+#[tokio::test]
+async fn a_compactor_that_slept_while_files_left_and_the_log_was_cleaned_up_takes_none_of_them_for_an_orphan() {
+    let directory = tempfile::tempdir().unwrap();
+    let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+    let (table, inputs) = six(&lake).await;
+    let mut view = View::load(&table).await.unwrap();
+    sweep::sweep(&table, &mut view, six_hours(), Mode::Quick).await.unwrap();
+
+    let mut state = table.load(Keep::Files, &[]).await.unwrap();
+    let old: Vec<DataFile> = state.files().values().map(|file| DataFile::clone(file)).collect();
+    append_all(&table, &mut state, (0..100).map(unwritten)).await;
+    append_all(&table, &mut state, [fragment(&table, 6).await]).await;
+    let change = Change { operation: "OPTIMIZE", removes: old, ..Change::default() };
+    assert_eq!(table.commit(&mut state, &change).await.unwrap(), Outcome::Committed);
+    for version in 0..100 {
+        std::fs::remove_file(path_of(&directory, &layout::commit_path(version))).unwrap();
     }
+    for input in &inputs {
+        backdate(&path_of(&directory, input), 30 * HOUR);
+    }
+    let report = sweep::sweep(&table, &mut view, six_hours(), Mode::Full).await.unwrap();
+    assert_eq!((view.state.version, report.deleted), (state.version, Vec::new()));
+    assert_eq!(report.waiting.iter().find(|waiting| waiting.why == Why::Removed).map(|of| of.files), Some(6));
 }
 
 #[tokio::test]
 async fn a_compactor_whose_clock_is_a_day_fast_takes_no_file_from_a_query() {
     let directory = tempfile::tempdir().unwrap();
     let (lake, faults) = faulty_lake(directory.path()).unwrap();
-    let (table, inputs, version) = merged(&lake).await;
-    // To it all that the store stamps is a day old, the present as well.
-    backdate(&path_of(&directory, &layout::commit_path(version)), 24 * HOUR);
-    faults.inject(Op::Get, "_lakehose_clock", Fault::Backdate(24 * HOUR), usize::MAX);
+    let (table, inputs) = six(&lake).await;
     let mut view = View::load(&table).await.unwrap();
-    view.state = table.load_version(Some(version - 1), Keep::Files, &[]).await.unwrap();
+    sweep::sweep(&table, &mut view, six_hours(), Mode::Quick).await.unwrap();
+    merge_six(&lake).await;
+    // To it all that the store stamps is a day old, the present as well.
+    backdate(&path_of(&directory, &layout::commit_path(MERGED)), 24 * HOUR);
+    faults.inject(Op::Get, "_lakehose_clock", Fault::Backdate(24 * HOUR), usize::MAX);
     let report = sweep::sweep(&table, &mut view, six_hours(), Mode::Full).await.unwrap();
     assert_eq!(report.deleted, []);
     assert_eq!(view.state.removed().len(), inputs.len());

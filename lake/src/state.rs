@@ -39,6 +39,7 @@ pub struct TableState {
     txns: HashMap<String, i64>,
     files: BTreeMap<String, Arc<DataFile>>,
     removed: BTreeMap<String, Removal>,
+    knows_removals: bool,
 }
 
 /// A commit that must not be understood as anything less than a change of the rules.
@@ -63,6 +64,7 @@ impl TableState {
             txns: HashMap::new(),
             files: BTreeMap::new(),
             removed: BTreeMap::new(),
+            knows_removals: false,
         }
     }
 
@@ -84,6 +86,16 @@ impl TableState {
     /// How files left the table, as far as it was seen.
     pub fn removed(&self) -> &BTreeMap<String, Removal> {
         &self.removed
+    }
+
+    /// Whether no file left since the log was asked for it, but for those that are in [`TableState::removed`]. One that is
+    /// read anew does not know what happened since it was read before.
+    pub fn knows_removals(&self) -> bool {
+        self.knows_removals
+    }
+
+    pub(crate) fn removals_known(&mut self) {
+        self.knows_removals = true;
     }
 
     pub(crate) fn keep(&self) -> Keep {
@@ -124,6 +136,7 @@ impl TableState {
     /// Forgets all removals, for somebody who does not want to know them now.
     pub fn forget_all_removed(&mut self) {
         self.removed.clear();
+        self.knows_removals = false;
     }
 
     pub(crate) fn add_file(&mut self, file: DataFile) {

@@ -66,6 +66,7 @@ impl Table {
         }
         drop(commits);
         removals.into_iter().for_each(|(path, removal)| state.set_removed(&path, removal));
+        state.removals_known();
         Ok(())
     }
 
