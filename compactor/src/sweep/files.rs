@@ -107,6 +107,7 @@ fn is_date(directory: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const NOW: i64 = 1_000_000;
 
@@ -186,6 +187,69 @@ mod tests {
     #[test]
     fn a_clock_that_is_behind_deletes_nothing() {
         assert_eq!(deleted(&[], &[("a", -1_000)], &[("b", -1_000)]), []);
+    }
+
+    /// An upload waits for its commit no longer.
+    const COMMIT_WITHIN: i64 = 120;
+
+    /// When a file was written, came into the table and left it, by the clock of the store.
+    #[derive(Debug, Clone, Copy)]
+    struct History {
+        written: i64,
+        added: Option<i64>,
+        removed: Option<i64>,
+    }
+
+    fn history() -> impl Strategy<Value = History> {
+        let add = proptest::option::weighted(0.8, 0..COMMIT_WITHIN);
+        let remove = proptest::option::of(1..600i64);
+        (0..NOW, add, remove, any::<bool>()).prop_map(|(written, add, remove, is_recent)| {
+            let written = if is_recent { NOW - written % 700 } else { written };
+            let added = add.map(|wait| written + wait);
+            History { written, added, removed: added.zip(remove).map(|(added, stay)| added + stay) }
+        })
+    }
+
+    proptest! {
+        /// Whatever the clock of the sweeper says: a reader of any version that was the latest within the retention finds
+        /// its files, and an upload that is under way its own. With the right time, nothing else stays.
+        #[test]
+        fn nothing_goes_that_a_query_or_an_upload_needs_and_nothing_else_stays(
+            histories in proptest::collection::vec(history(), 0..40),
+            skew in prop_oneof![Just(0i64), -2_000..2_000i64, -NOW..NOW],
+            asked_for in 60..1_000i64,
+        ) {
+            let path = |n: usize| format!("f{n:02}");
+            let past = |at: Option<i64>| at.is_some_and(|at| at <= NOW);
+            let files: Vec<(String, History)> =
+                histories.iter().filter(|file| file.written <= NOW).enumerate().map(|(n, file)| (path(n), *file)).collect();
+            let is_live = |file: &History| past(file.added) && !past(file.removed);
+            let live_paths: Vec<&str> =
+                files.iter().filter(|(_, file)| is_live(file)).map(|(path, _)| path.as_str()).collect();
+            // What left longer ago than the log was asked for is not known to have been there.
+            let is_known = |file: &History| past(file.removed) && file.removed.is_some_and(|at| NOW - at <= asked_for);
+            let removal = |at_ms| Removal { version: 1, at_ms };
+            let removed: BTreeMap<String, Removal> = files.iter().filter(|(_, file)| is_known(file))
+                .map(|(path, file)| (path.clone(), removal(file.removed))).collect();
+            let mut stored: Vec<Stored> = files.iter()
+                .map(|(path, file)| Stored { path: path.clone(), bytes: 1, modified_ms: file.written }).collect();
+            stored.push(Stored { path: "newest".into(), bytes: 1, modified_ms: NOW });
+
+            // As a sweep has it, which asks the store for the time.
+            let now_ms = NOW.min(NOW + skew);
+            let victims = decide(Known { live: &live(&live_paths), removed: &removed }, &stored, now_ms, RETENTION);
+            let goes = |path: &str| victims.iter().any(|(victim, _)| victim == path);
+            prop_assert!(!goes("newest"));
+            for (path, file) in &files {
+                let left = file.removed.filter(|_| past(file.removed));
+                let is_needed = is_live(file)
+                    || left.is_some_and(|at| NOW - at <= 60)
+                    || left.is_none() && NOW - file.written <= 2 * COMMIT_WITHIN;
+                prop_assert!(!is_needed || !goes(path), "{path} {file:?}");
+                let is_left_over = left.map_or(NOW - file.written > 240, |at| NOW - at > 60 && is_known(file));
+                prop_assert!(skew < 0 || is_live(file) || !is_left_over || goes(path), "{path} {file:?} stays");
+            }
+        }
     }
 
     #[test]
