@@ -7,6 +7,7 @@ use compactor::sweep::{self, Mode, Report, Retention, Why};
 use compactor::view::View;
 use compactor::worker::{Turn, Worker};
 use compactor::{Config, Deps};
+use futures::{StreamExt, TryStreamExt};
 use lake::dataset::Dataset;
 use lake::testing::{Fault, Op, faulty_lake};
 use lake::{Change, DataFile, Keep, Lake, Outcome, Table, TableState, cleanup, layout, store};
@@ -20,6 +21,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Rows of a fragment.
 const ROWS: i64 = 3;
+
+const ORPHANS: usize = 1_100;
 
 fn events(retention: Option<Duration>) -> Dataset {
     let mut dataset = dataset(true, &["device_id", "time"]);
@@ -611,6 +614,11 @@ async fn on_s3_everything_that_is_due_goes_and_the_table_is_whole() {
     let table = table(&lake, &events(None)).await;
     let mut state = table.load(Keep::Files, &[]).await.unwrap();
     let orphan = fragment(&table, 1_000).await;
+    // More than S3 tells in one answer to a listing.
+    let more = (0..ORPHANS - 1).map(|_| layout::segment_path(layout::date_from_days(DAY as i32), uuid::Uuid::new_v4()));
+    let more: Vec<_> = more.map(|path| table.file_path(&path)).collect();
+    let puts = futures::stream::iter(&more).map(|path| table.store().put(path, "x".into()));
+    puts.buffer_unordered(32).try_collect::<Vec<_>>().await.unwrap();
     append_all(&table, &mut state, [fragment(&table, 0).await]).await;
     append_all(&table, &mut state, (1..105).map(unwritten)).await;
     let everything =
@@ -622,13 +630,14 @@ async fn on_s3_everything_that_is_due_goes_and_the_table_is_whole() {
     let planned = sweep::sweep(&table, &mut view, Retention { dates: None, ..everything }, Mode::DryRun).await.unwrap();
     let of = |report: &Report, why| report.deleted.iter().filter(|gone| gone.why == why).count();
     // 100 commits and a checksum.
-    assert_eq!((of(&planned, Why::Orphan), of(&planned, Why::Log)), (1, 101));
+    assert_eq!((of(&planned, Why::Orphan), of(&planned, Why::Log)), (ORPHANS, 101));
     let swept = sweep::sweep(&table, &mut view, everything, Mode::Full).await.unwrap();
     assert_eq!((swept.files_expired(), swept.failed, of(&swept, Why::Log)), (106, 0, 101), "{:?}", swept.failure);
     tokio::time::sleep(Duration::from_secs(2)).await;
     sweep::sweep(&table, &mut view, everything, Mode::Full).await.unwrap();
 
     assert_eq!(commits(&table).await, (100..=107).collect::<Vec<_>>());
+    assert_eq!(of(&swept, Why::Orphan), ORPHANS);
     let exists = async |path: &str| store::get(table.store().as_ref(), &table.file_path(path)).await.unwrap().is_some();
     for path in [&orphan.path, state.files().keys().find(|path| path.contains("events-")).unwrap()] {
         assert!(!exists(path).await, "{path}");
