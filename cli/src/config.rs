@@ -132,10 +132,7 @@ impl Config {
         if !(1..=1_024).contains(&self.flush.threads) {
             bail!("flush.threads must be between 1 and 1024: leave it out for as many as there are cores");
         }
-        if self.compaction.every.is_zero() {
-            bail!("compaction.every is 0: give the time between two rounds, such as \"30s\"");
-        }
-        Ok(())
+        self.compaction.check().context("[compaction]")
     }
 
     /// A limit of a dataset that does not exist would limit nothing.

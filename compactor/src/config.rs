@@ -5,6 +5,7 @@ use crate::plan::Policy;
 use crate::sweep::Retention;
 use crate::view::CLOCK_MARGIN;
 use bytesize::ByteSize;
+use lake::table::{COMMIT_WITHIN, DELETED_FILE_RETENTION};
 use std::time::Duration;
 
 /// The section `[compaction]`.
@@ -31,10 +32,13 @@ pub struct Config {
     /// How long files that left the table stay: longer than the longest query.
     #[serde(with = "humantime_serde")]
     pub keep_removed: Duration,
-    /// How long files stay that were never in the table: longer than any upload waits for its commit, which is given up
-    /// after 12 h ([`lake::table::COMMIT_WITHIN`]).
+    /// How long files stay that were never in the table: longer by an hour than any upload waits for its commit.
     #[serde(with = "humantime_serde")]
     pub keep_orphans: Duration,
+    /// How long an upload may wait for its commit. Processors and compactors give it up after 12 h
+    /// ([`lake::table::COMMIT_WITHIN`]), so only tests know better: of processes that never wait.
+    #[serde(with = "humantime_serde")]
+    pub commit_within: Duration,
     /// How long versions of the table can be told apart: the log behind an older checkpoint is cleaned up.
     #[serde(with = "humantime_serde")]
     pub keep_log: Duration,
@@ -53,8 +57,9 @@ impl Default for Config {
             min_files: 4,
             max_files: 128,
             cold_after: Duration::from_secs(3600),
-            keep_removed: lake::table::DELETED_FILE_RETENTION,
+            keep_removed: DELETED_FILE_RETENTION,
             keep_orphans: Duration::from_secs(24 * 3600),
+            commit_within: COMMIT_WITHIN,
             keep_log: Duration::from_secs(24 * 3600),
         }
     }
@@ -63,7 +68,40 @@ impl Default for Config {
 /// Memory with which a merge makes segments of full size, and does it fast.
 const GOOD_MEMORY: u64 = 256 << 20;
 
+/// Two clocks are apart by less.
+const CLOCKS_APART: Duration = Duration::from_secs(3600);
+
+/// Why a compactor so configured would break what it promises.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("every is 0: give the time between two rounds, such as \"30s\"")]
+    Every,
+    #[error(
+        "keep_removed is 0, and queries under way would lose the files that they read: give the time that the longest \
+         of them takes, such as \"6h\""
+    )]
+    KeepRemoved,
+    #[error(
+        "keep_orphans is {}, and a file may wait for its commit for {}: give at least {}, or leave it out",
+        humantime::format_duration(*.given), humantime::format_duration(*.commit_within),
+        humantime::format_duration(*.least)
+    )]
+    KeepOrphans { given: Duration, commit_within: Duration, least: Duration },
+}
+
 impl Config {
+    /// What one setting alone, or its type, cannot tell.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let (given, commit_within) = (self.keep_orphans, self.commit_within);
+        let least = commit_within.saturating_add(commit_within.min(CLOCKS_APART));
+        match self {
+            _ if self.every.is_zero() => Err(ConfigError::Every),
+            _ if self.keep_removed.is_zero() => Err(ConfigError::KeepRemoved),
+            _ if given < least => Err(ConfigError::KeepOrphans { given, commit_within, least }),
+            _ => Ok(()),
+        }
+    }
+
     /// How many merges run side by side in `memory`.
     pub(crate) fn jobs(&self, memory: ByteSize) -> usize {
         let fit = |each: u64| (memory.as_u64() / each).max(1) as usize;
@@ -100,7 +138,7 @@ impl Config {
     /// The log tells a compactor that starts when files left the table, and a processor that starts what was written
     /// lately: it stays for longer than either asks for.
     fn keep_log(&self) -> Duration {
-        let asked_for = self.keep_removed.max(lake::table::DELETED_FILE_RETENTION);
+        let asked_for = self.keep_removed.max(DELETED_FILE_RETENTION);
         self.keep_log.max(asked_for.saturating_add(2 * CLOCK_MARGIN))
     }
 }
@@ -114,6 +152,19 @@ mod tests {
         let config: Config = serde_json::from_str(r#"{"every":"5s","segment":"64MiB"}"#).unwrap();
         assert_eq!(config, Config { every: Duration::from_secs(5), segment: ByteSize::mib(64), ..Config::default() });
         assert!(serde_json::from_str::<Config>(r#"{"evry":"5s"}"#).is_err());
+    }
+
+    #[test]
+    fn what_would_take_files_from_queries_or_uploads_is_refused() {
+        let checked = |json: &str| serde_json::from_str::<Config>(json).unwrap().check().map_err(|err| err.to_string());
+        assert_eq!(checked("{}"), Ok(()));
+        assert_eq!(checked(r#"{"keep_orphans":"13h","keep_removed":"1s"}"#), Ok(()));
+        let refused = "keep_orphans is 12h 59m 59s, and a file may wait for its commit for 12h: give at least 13h, or leave it out";
+        assert_eq!(checked(r#"{"keep_orphans":"12h 59m 59s"}"#), Err(refused.to_owned()));
+        assert_eq!(checked(r#"{"keep_orphans":"1m","commit_within":"30s"}"#), Ok(()));
+        assert!(checked(r#"{"keep_orphans":"59s","commit_within":"30s"}"#).unwrap_err().contains("at least 1m,"));
+        assert!(checked(r#"{"keep_removed":"0s"}"#).unwrap_err().starts_with("keep_removed is 0"));
+        assert!(checked(r#"{"every":"0s"}"#).unwrap_err().starts_with("every is 0"));
     }
 
     #[test]

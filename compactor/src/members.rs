@@ -107,6 +107,10 @@ impl Members {
         } else {
             debug!(error = failed, "announcement failed");
         }
+        // The tables are reached, and of the others nothing is heard any more: what was left to them must not lie for ever.
+        if self.failures > MISSED && self.condition.trouble().is_none() {
+            self.know(Share::new(self.me, []));
+        }
     }
 
     async fn announce(&self) -> Result<Vec<Seen>, StoreError> {
@@ -135,7 +139,14 @@ impl Members {
             // The others may not have had the time to come back.
             present.extend(self.share.borrow().members());
         }
-        let share = Share::new(self.me, present);
+        self.know(Share::new(self.me, present));
+        for member in forgotten {
+            // Somebody else may have done it, or will.
+            let _ = tokio::time::timeout(LONGEST_LOOK, self.lake.store().delete(&self.path(member))).await;
+        }
+    }
+
+    fn know(&self, share: Share) {
         metrics::compactors_present(share.present());
         self.share.send_if_modified(|known| {
             let has_changed = *known != share;
@@ -145,10 +156,6 @@ impl Members {
             }
             has_changed
         });
-        for member in forgotten {
-            // Somebody else may have done it, or will.
-            let _ = tokio::time::timeout(LONGEST_LOOK, self.lake.store().delete(&self.path(member))).await;
-        }
     }
 
     fn path(&self, member: Uuid) -> Path {
@@ -184,6 +191,8 @@ fn judge(seen: &[Seen], patience: Duration) -> Verdict {
 mod tests {
     use super::*;
     use lake::testing::{Fault, Op, faulty_lake};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
     use std::time::SystemTime;
 
     const PATIENCE: Duration = Duration::from_secs(4);
@@ -210,6 +219,95 @@ mod tests {
             assert_eq!(judged(&[100, 103, 200], skew).present, ids(&[0, 1]));
         }
         assert_eq!(judged(&[], 0), Verdict { present: Vec::new(), forgotten: Vec::new() });
+    }
+
+    const INTERVAL: i64 = 1_000;
+
+    /// When a compactor announces itself, and when it does not: from its start to its end, if it has one, but for a time in
+    /// which it hangs. Each announcement may be late.
+    #[derive(Debug, Clone)]
+    struct Life {
+        start: i64,
+        end: Option<i64>,
+        hangs: std::ops::Range<i64>,
+        late: i64,
+    }
+
+    fn life() -> impl Strategy<Value = Life> {
+        let end = proptest::option::of(5_000..40_000i64);
+        (0..20_000i64, end, 0..40_000i64, 0..15_000i64, 0..INTERVAL).prop_map(|(start, end, from, time, late)| {
+            let hangs = from..from + time;
+            Life { start, end, hangs, late }
+        })
+    }
+
+    impl Life {
+        fn is_up(&self, at: i64) -> bool {
+            self.start <= at && self.end.is_none_or(|end| at < end) && !self.hangs.contains(&at)
+        }
+
+        fn announcements(&self, until: i64) -> impl DoubleEndedIterator<Item = i64> + '_ {
+            let steps = (until - self.start).max(-1) / (INTERVAL + self.late);
+            let at = |step| self.start + step * (INTERVAL + self.late);
+            (0..=steps).map(at).filter(move |at| *at <= until && self.is_up(*at))
+        }
+    }
+
+    proptest! {
+        /// Soon after compactors have come, gone, hung or woken up, all that are there see each other and nobody else, so
+        /// every date is somebody's who is there, and nobody's for ever.
+        #[test]
+        fn those_who_are_there_agree_soon_after_others_come_go_or_hang(lives in proptest::collection::vec(life(), 1..6)) {
+            let seen_at = |now: i64| -> Vec<Seen> {
+                let last = lives.iter().enumerate().filter_map(|(n, life)| Some((n, life.announcements(now).next_back()?)));
+                last.map(|(n, at_ms)| Seen { member: Uuid::from_u128(n as u128), at_ms }).collect()
+            };
+            let changes: Vec<i64> =
+                lives.iter().flat_map(|life| [life.start, life.end.unwrap_or(0), life.hangs.start, life.hangs.end]).collect();
+            let patience = Duration::from_millis(INTERVAL as u64) * MISSED;
+            let settled = patience.as_millis() as i64 + 4 * INTERVAL;
+            for now in (0..70_000).step_by(500) {
+                if changes.iter().any(|change| (now - settled..=now).contains(change)) {
+                    continue;
+                }
+                let there: Vec<Uuid> = ids(&(0..).zip(&lives).filter(|(_, life)| life.is_up(now)).map(|(n, _)| n).collect::<Vec<_>>());
+                let mut shares = BTreeMap::new();
+                for (me, life) in there.iter().zip(lives.iter().filter(|life| life.is_up(now))) {
+                    // Each knows what it saw when it announced itself last.
+                    let looked_at = life.announcements(now).next_back().unwrap();
+                    shares.insert(*me, Share::new(*me, judge(&seen_at(looked_at), patience).present));
+                }
+                for share in shares.values() {
+                    prop_assert_eq!(share.members().collect::<Vec<_>>(), there.clone(), "at {}", now);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_cannot_announce_itself_while_tables_are_reached_leaves_nothing_to_others_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let (lake, faults) = faulty_lake(directory.path()).unwrap();
+        let member = |condition| Members::new(lake.clone(), SHORTEST_INTERVAL, condition);
+        let (mut other, _others_share) = member(Condition::default());
+        for is_outage in [false, true] {
+            let condition = Condition::default();
+            let (mut one, share) = member(condition.clone());
+            other.look().await;
+            one.look().await;
+            assert!(share.borrow().present() > 1);
+            let before = share.borrow().clone();
+            faults.inject(Op::Put, DIRECTORY, Fault::Deny, usize::MAX);
+            for failures in 1..=MISSED + 2 {
+                if is_outage {
+                    condition.failed("events", "no answer".to_owned());
+                }
+                one.look().await;
+                let is_alone = failures > MISSED && !is_outage;
+                assert_eq!(*share.borrow(), if is_alone { Share::new(one.me, []) } else { before.clone() });
+            }
+            faults.heal();
+        }
     }
 
     #[tokio::test]

@@ -7,8 +7,11 @@
 use crate::members::PROCESS;
 use crate::merge::Merged;
 use crate::view::View;
+use futures::future::try_join_all;
+use lake::store::StoreError;
 use lake::table::{COMMIT_WITHIN, millis, now_ms};
 use lake::{Change, DataFile, Outcome, Table, TableError, TableState};
+use object_store::ObjectStoreExt;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +21,7 @@ use std::time::Duration;
 pub enum Swapped {
     /// They are in the table, and their inputs are not.
     Committed,
-    /// An input left the table before, or they are too old to be relied upon.
+    /// An input left the table before, or they are too old to be relied upon, or gone.
     Lost,
 }
 
@@ -54,6 +57,7 @@ async fn attempt(
         Decision::AlreadyThere => Ok(Some(Swapped::Committed)),
         Decision::InputsGone => Ok(Some(Swapped::Lost)),
         Decision::Commit if is_stale(&merged.files, now_ms()) => Ok(Some(Swapped::Lost)),
+        Decision::Commit if !are_stored(table, &merged.files).await? => Ok(Some(Swapped::Lost)),
         Decision::Commit => match table.commit(&mut view.state, change).await? {
             Outcome::Committed => Ok(Some(Swapped::Committed)),
             Outcome::Conflict => Ok(None),
@@ -64,6 +68,21 @@ async fn attempt(
 /// This process may have slept since it wrote them: a sweep may have taken them for orphans meanwhile.
 fn is_stale(outputs: &[DataFile], now_ms: i64) -> bool {
     outputs.iter().any(|output| now_ms.saturating_sub(output.modified_ms) > millis(COMMIT_WITHIN))
+}
+
+/// Whether the store still has the files. No clock need tell how long this process slept, and a version must not name what
+/// is gone. Who sleeps between this and the commit finds its place taken: an orphan is deleted only when the table has
+/// files that are a day younger.
+pub(crate) async fn are_stored(table: &Table, files: impl IntoIterator<Item = &DataFile>) -> Result<bool, StoreError> {
+    let look = files.into_iter().map(|file| async {
+        let path = table.file_path(&file.path);
+        match table.store().head(&path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(StoreError::Object { operation: "read", path: path.to_string(), source }),
+        }
+    });
+    Ok(try_join_all(look).await?.into_iter().all(|is_stored| is_stored))
 }
 
 #[derive(Debug, PartialEq, Eq)]

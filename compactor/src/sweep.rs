@@ -8,8 +8,8 @@
 //! ```
 //!
 //! What is due is decided by pure functions of what is there and of the time. A clock that is wrong expires no date early
-//! and deletes nothing that an upload under way may need: age is measured by the store's clock, too. Only when a file left
-//! the table, the clocks of those tell who took it out.
+//! and deletes nothing that an upload or a query under way may need: when things were written, and when files left the
+//! table, the store says, and nothing goes before its time is over by the clocks of both.
 
 mod report;
 mod dates;
@@ -21,8 +21,9 @@ pub use report::{ExpiredDate, Report, Victim, Waiting, Why};
 
 use crate::metrics;
 use crate::view::View;
-use files::{Known, decide, waiting};
+use files::{Known, decide, is_past, waiting};
 use futures::StreamExt;
+use lake::store::StoreError;
 use lake::table::{millis, now_ms};
 use lake::{Table, TableError};
 use object_store::ObjectStoreExt;
@@ -66,7 +67,11 @@ pub async fn sweep(table: &Table, view: &mut View, retention: Retention, mode: M
     view.refresh(table).await?;
     view.learn_removals(table, retention.removed).await?;
     let known = Known { live: view.state.files(), removed: view.state.removed() };
-    let now_ms = now_ms();
+    let mut now_ms = now_ms();
+    if mode != Mode::DryRun && known.removed.values().any(|removal| is_past(removal, now_ms, retention.removed)) {
+        // A clock that is fast here must not take files from queries that are under way.
+        now_ms = now_ms.min(store_now_ms(table).await?);
+    }
     report.waiting.extend(waiting(known, &stored, now_ms, retention));
     let bytes: HashMap<&str, u64> = stored.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
     let victim = |(path, why): (String, Why)| Victim { bytes: bytes.get(path.as_str()).copied(), path, why };
@@ -78,6 +83,15 @@ pub async fn sweep(table: &Table, view: &mut View, retention: Retention, mode: M
         log::clean(table, view.state.version, retention.log, mode, &mut report).await?;
     }
     Ok(report)
+}
+
+/// The time by the clock of the store: it stamps an object, which no reader of the table looks at.
+async fn store_now_ms(table: &Table) -> Result<i64, TableError> {
+    let path = table.file_path("_lakehose_clock");
+    let failed = |source| StoreError::Object { operation: "store", path: path.to_string(), source };
+    table.store().put(&path, "".into()).await.map_err(failed)?;
+    let object = table.store().head(&path).await.map_err(failed)?;
+    Ok(object.last_modified.timestamp_millis())
 }
 
 /// Deletes are under way so many at a time.

@@ -4,50 +4,42 @@ use lake::{Keep, Table, TableError, TableState};
 use std::time::{Duration, Instant};
 
 /// Asking the log for removals reads every commit of some hours, so it is done only when some may have been missed: at
-/// the start, and after a pause so long that the state is loaded anew instead of commit by commit. Whoever does not ask
-/// for so long, because another compactor sweeps the table, need not remember them.
+/// the start, and when the state was read anew instead of commit by commit. Whoever does not ask for so long, because
+/// another compactor sweeps the table, need not remember them.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 60);
 
-/// Clocks of those who remove files may be behind by so much.
+/// The log is asked for so much more, lest it leaves out what happened at the border.
 pub(crate) const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
 
 /// A table as it was seen last.
 #[derive(Debug)]
 pub struct View {
     pub state: TableState,
-    seen_at: Instant,
     asked_at: Instant,
-    knows_removals: bool,
 }
 
 impl View {
     pub async fn load(table: &Table) -> Result<View, TableError> {
         let state = table.load(Keep::Files, &[]).await?;
-        Ok(View { state, seen_at: Instant::now(), asked_at: Instant::now(), knows_removals: false })
+        Ok(View { state, asked_at: Instant::now() })
     }
 
     /// Brings it to the latest version.
     pub async fn refresh(&mut self, table: &Table) -> Result<(), TableError> {
-        if self.seen_at.elapsed() > LONGEST_PAUSE {
-            self.knows_removals = false;
-        }
         table.refresh(&mut self.state).await?;
-        self.seen_at = Instant::now();
         if self.asked_at.elapsed() > LONGEST_PAUSE {
-            self.knows_removals = false;
             self.state.forget_all_removed();
         }
         Ok(())
     }
 
-    /// Makes sure that every removal of the last `retention` is known.
+    /// Makes sure that every removal of the last `retention` is known, and when it was.
     pub async fn learn_removals(&mut self, table: &Table, retention: Duration) -> Result<(), TableError> {
         self.asked_at = Instant::now();
-        if !self.knows_removals {
+        if !self.state.knows_removals() {
             table.load_removals(&mut self.state, retention.saturating_add(CLOCK_MARGIN)).await?;
-            self.knows_removals = true;
         }
-        Ok(())
+        table.date_removals(&mut self.state).await
     }
 }
 

@@ -247,6 +247,33 @@ async fn a_commit_whose_answer_was_lost_is_recognised() {
     assert_eq!(counts(&read(&table, None).await), once(1, 6));
 }
 
+/// A machine that sleeps may wake up with the clock that it had. Meanwhile its file was swept as an orphan.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compactor_that_slept_until_its_files_were_swept_commits_none_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, faults) = faulty_lake(directory.path()).unwrap();
+    let awake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+    let table = table(&awake, &events()).await;
+    append_fragments(&table, 0, 0..6).await;
+    faults.inject(Op::Put, "_delta_log", Fault::Delay(Duration::from_secs(2)), 1);
+    let mut sleeper = worker(&lake, eager());
+    let (slept, swept) = tokio::join!(turn(&mut sleeper), async {
+        until(async || faults.injected() > 0).await;
+        let [segment] = segments(&directory).try_into().unwrap();
+        let written = std::fs::File::options().append(true).open(segment).unwrap();
+        written.set_modified(std::time::SystemTime::now() - Duration::from_secs(25 * 3600)).unwrap();
+        append_fragments(&table, 1, 0..1).await;
+        worker(&awake, Config::default()).turn(&CancellationToken::new()).await.unwrap()
+    });
+    assert_eq!((swept.merges, swept.deleted), (0, 1));
+    // What it lost it does anew.
+    assert_eq!((slept.lost, slept.failed, slept.merges), (1, 0, 1));
+    let mut expected = once(1, 6);
+    expected.extend((0..ROWS).map(|offset| ((1, offset), 1)));
+    assert_eq!(counts(&read(&table, None).await), expected);
+    check_every_version(&table).await;
+}
+
 #[tokio::test]
 async fn a_store_that_fails_anywhere_costs_a_turn_and_nothing_else() {
     let steps = [

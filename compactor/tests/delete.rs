@@ -390,6 +390,31 @@ async fn a_deletion_whose_files_a_sweep_may_delete_before_the_commit_gives_up() 
     assert_eq!(counts(&read(&table, None).await), once(1, 0..6, &[]));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_slept_until_its_files_were_swept_commits_none_of_them() {
+    let Fixture { directory, faults, table, .. } = fixture().await;
+    append_six(&table).await;
+    let awake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+    faults.inject(Op::Put, "_delta_log", Fault::Delay(Duration::from_secs(2)), 1);
+    let mut sleeper = deletion(&table, "device_id = 'd2'").await;
+    let (slept, swept) = tokio::join!(sleeper.run(), async {
+        until(async || faults.injected() > 0).await;
+        let is_segment = |path: &&PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("seg-");
+        for path in data_files(directory.path()).iter().filter(is_segment) {
+            let written = std::fs::File::options().append(true).open(path).unwrap();
+            written.set_modified(std::time::SystemTime::now() - Duration::from_secs(25 * 3600)).unwrap();
+        }
+        let other = self::table(&awake, &events()).await;
+        append_fragments(&other, 1, 0..1, Duration::ZERO).await;
+        worker(&awake, Config::default()).turn(&CancellationToken::new()).await.unwrap()
+    });
+    assert_eq!((swept.merges, swept.deleted), (0, 6));
+    assert!(matches!(slept.unwrap_err(), DeleteError::TooLong));
+    let before = once(1, 0..6, &[]);
+    let after = counts(&read(&table, None).await);
+    assert!(before.iter().all(|(event, times)| after.get(event) == Some(times)));
+}
+
 #[tokio::test]
 async fn a_store_that_fails_now_and_then_is_no_end_as_long_as_it_gets_further() {
     let Fixture { directory: _directory, faults, table, .. } = fixture().await;

@@ -3,7 +3,7 @@
 mod support;
 
 use compactor::merge::{Budget, MergeError, Merged, Settings, merge};
-use compactor::plan::MergeJob;
+use compactor::plan::{MergeJob, Policy, plan};
 use compactor::swap::{Swapped, swap};
 use compactor::verify::verify;
 use compactor::view::View;
@@ -368,4 +368,60 @@ async fn the_files_of_a_merge_come_into_the_table_together_and_once() {
     assert_eq!(swap(table, &mut view, &merged).await.unwrap(), Swapped::Committed);
     assert_eq!((view.state.version, view.state.files().len()), (version, merged.files.len()));
     assert_eq!(counts(&read(table, None).await), before);
+}
+
+/// As `compactor::Config` has it.
+fn policy(settings: &Settings) -> Policy {
+    Policy {
+        target_bytes: settings.segment_bytes,
+        small_files: 2,
+        min_files: 2,
+        max_files: 128,
+        max_rows: settings.budget.rows(),
+        max_bytes: 16 * settings.segment_bytes,
+        max_memory: settings.budget.inputs(),
+        cold_after: Duration::ZERO,
+        column: "device_id".to_owned(),
+    }
+}
+
+/// What is planned and not merged is written again later, with what was.
+#[tokio::test]
+async fn what_is_planned_fits_into_memory_when_it_is_merged() {
+    // Rows of a file, digits of an id, files that are a segment, files.
+    let shapes =
+        [(20, 16, 100, 300), (1_000, 48, 100, 140), (200, 4_000, 100, 90), (20_000, 48, 100, 6), (20_000, 48, 1, 6)];
+    for (rows, digits, of_segment, files) in shapes {
+        let fixture = fixture().await;
+        let table = &fixture.table;
+        let mut noise = 7_u64;
+        let mut wide_rows = |fragment: i64| {
+            let mut rows = device_rows(fragment, rows);
+            for row in &mut rows {
+                let words = std::iter::repeat_with(|| {
+                    noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    format!("{:016x}", noise)
+                });
+                row.id = row.id.clone() + &words.take(digits / 16).collect::<String>();
+            }
+            rows
+        };
+        let mut written = Vec::new();
+        for fragment in 0..files {
+            let rows = wide_rows(fragment);
+            written.push(write_fragment(table, table.schema(), &rows, Some(&by(&["device_id", "time"]))).await);
+        }
+        let size = written[0].size;
+        let budget = Budget::new(bytesize::ByteSize::mib(256));
+        let settings = Settings { segment_bytes: size * of_segment, budget, ..settings(&["device_id", "time"]) };
+        let written: Vec<Arc<DataFile>> = written.into_iter().map(Arc::new).collect();
+        let jobs = plan(&written, i64::MAX, &policy(&settings));
+        assert!(!jobs.is_empty(), "{files} files of {size} bytes");
+        for job in jobs {
+            let merged = merge(table, &job, &settings, &CancellationToken::new()).await.unwrap();
+            let (planned, merged) = (job.inputs.len(), merged.inputs.len());
+            println!("{files} files of {size} bytes, {rows} rows: {merged} of {planned}");
+            assert_eq!(merged, planned, "of files of {size} bytes, {rows} rows");
+        }
+    }
 }

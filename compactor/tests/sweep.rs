@@ -7,9 +7,11 @@ use compactor::sweep::{self, Mode, Report, Retention, Why};
 use compactor::view::View;
 use compactor::worker::{Turn, Worker};
 use compactor::{Config, Deps};
+use futures::{StreamExt, TryStreamExt};
 use lake::dataset::Dataset;
 use lake::testing::{Fault, Op, faulty_lake};
 use lake::{Change, DataFile, Keep, Lake, Outcome, Table, TableState, cleanup, layout, store};
+use object_store::ObjectStoreExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use support::*;
@@ -19,6 +21,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Rows of a fragment.
 const ROWS: i64 = 3;
+
+const ORPHANS: usize = 1_100;
 
 fn events(retention: Option<Duration>) -> Dataset {
     let mut dataset = dataset(true, &["device_id", "time"]);
@@ -58,7 +62,7 @@ fn unwritten(number: u64) -> DataFile {
 
 /// Makes a file of the lake look as if it was written `age` ago.
 fn backdate(file: &Path, age: Duration) {
-    let file = std::fs::File::options().write(true).open(file).unwrap();
+    let file = std::fs::File::options().append(true).open(file).unwrap();
     file.set_modified(SystemTime::now() - age).unwrap();
 }
 
@@ -228,6 +232,113 @@ async fn an_upload_that_waits_for_its_commit_stays_and_one_that_nobody_commits_g
     assert_eq!(read(&table, None).await.len() as i64, 2 * ROWS);
 }
 
+/// Six files, and one that is made of them as soon as somebody looks.
+async fn six(lake: &Lake) -> (Table, Vec<String>) {
+    let table = table(lake, &events(None)).await;
+    let mut state = table.load(Keep::Files, &[]).await.unwrap();
+    for number in 0..6 {
+        append_all(&table, &mut state, [fragment(&table, number).await]).await;
+    }
+    (table, state.files().keys().cloned().collect())
+}
+
+/// The version that is made by a merge of them.
+const MERGED: u64 = 7;
+
+async fn merge_six(lake: &Lake) {
+    let mut worker = worker(lake, Config { cold_after: Duration::ZERO, ..Config::default() });
+    assert_eq!(turn(&mut worker).await.merges, 1);
+}
+
+fn six_hours() -> Retention {
+    Retention { dates: None, removed: 6 * HOUR, orphans: 24 * HOUR, log: 24 * HOUR }
+}
+
+/// What a commit says of its time: the clock of the process that made it may be wrong.
+async fn say_removed_at(table: &Table, version: u64, at_ms: i64) {
+    let path = table.file_path(&layout::commit_path(version));
+    let mut actions = table.read_commit(version).await.unwrap().unwrap();
+    for remove in actions.iter_mut().filter_map(|action| action.remove.as_mut()) {
+        remove.deletion_timestamp = Some(at_ms);
+    }
+    table.store().put(&path, lake::actions::to_lines(&actions).into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_left_the_table_when_the_store_got_the_commit_whatever_clock_its_writer_had() {
+    for says in [0, i64::MAX] {
+        let directory = tempfile::tempdir().unwrap();
+        let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+        let (table, inputs) = six(&lake).await;
+        // Two who see the files leave, and one who starts later and reads of it.
+        let mut views = [View::load(&table).await.unwrap(), View::load(&table).await.unwrap()];
+        for view in &mut views {
+            assert_eq!(sweep::sweep(&table, view, six_hours(), Mode::Quick).await.unwrap().deleted, []);
+        }
+        merge_six(&lake).await;
+        say_removed_at(&table, MERGED, says).await;
+        let [seen, seen_late] = views;
+        for mut view in [seen, View::load(&table).await.unwrap()] {
+            let report = sweep::sweep(&table, &mut view, six_hours(), Mode::Full).await.unwrap();
+            assert_eq!(report.deleted, [], "said to have left at {says}");
+            assert_eq!(report.waiting.iter().find(|waiting| waiting.why == Why::Removed).map(|of| of.files), Some(6));
+        }
+        for version in 0..=MERGED {
+            backdate(&path_of(&directory, &layout::commit_path(version)), 7 * HOUR);
+        }
+        for mut view in [seen_late, View::load(&table).await.unwrap()] {
+            let report = sweep::sweep(&table, &mut view, six_hours(), Mode::DryRun).await.unwrap();
+            let due: Vec<&str> = report.deleted.iter().map(|gone| gone.path.as_str()).collect();
+            assert_eq!(due, inputs, "said to have left at {says}");
+        }
+    }
+}
+
+/// A machine that sleeps stops the clock by which a pause is noticed.
+#[tokio::test]
+async fn a_compactor_that_slept_while_files_left_and_the_log_was_cleaned_up_takes_none_of_them_for_an_orphan() {
+    let directory = tempfile::tempdir().unwrap();
+    let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+    let (table, inputs) = six(&lake).await;
+    let mut view = View::load(&table).await.unwrap();
+    sweep::sweep(&table, &mut view, six_hours(), Mode::Quick).await.unwrap();
+
+    let mut state = table.load(Keep::Files, &[]).await.unwrap();
+    let old: Vec<DataFile> = state.files().values().map(|file| DataFile::clone(file)).collect();
+    append_all(&table, &mut state, (0..100).map(unwritten)).await;
+    append_all(&table, &mut state, [fragment(&table, 6).await]).await;
+    let change = Change { operation: "OPTIMIZE", removes: old, ..Change::default() };
+    assert_eq!(table.commit(&mut state, &change).await.unwrap(), Outcome::Committed);
+    for version in 0..100 {
+        std::fs::remove_file(path_of(&directory, &layout::commit_path(version))).unwrap();
+    }
+    for input in &inputs {
+        backdate(&path_of(&directory, input), 30 * HOUR);
+    }
+    let report = sweep::sweep(&table, &mut view, six_hours(), Mode::Full).await.unwrap();
+    assert_eq!((view.state.version, report.deleted), (state.version, Vec::new()));
+    assert_eq!(report.waiting.iter().find(|waiting| waiting.why == Why::Removed).map(|of| of.files), Some(6));
+}
+
+#[tokio::test]
+async fn a_compactor_whose_clock_is_a_day_fast_takes_no_file_from_a_query() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, faults) = faulty_lake(directory.path()).unwrap();
+    let (table, inputs) = six(&lake).await;
+    let mut view = View::load(&table).await.unwrap();
+    sweep::sweep(&table, &mut view, six_hours(), Mode::Quick).await.unwrap();
+    merge_six(&lake).await;
+    // To it all that the store stamps is a day old, the present as well.
+    backdate(&path_of(&directory, &layout::commit_path(MERGED)), 24 * HOUR);
+    faults.inject(Op::Get, "_lakehose_clock", Fault::Backdate(24 * HOUR), usize::MAX);
+    let report = sweep::sweep(&table, &mut view, six_hours(), Mode::Full).await.unwrap();
+    assert_eq!(report.deleted, []);
+    assert_eq!(view.state.removed().len(), inputs.len());
+    faults.heal();
+    let report = sweep::sweep(&table, &mut view, six_hours(), Mode::Full).await.unwrap();
+    assert_eq!(report.deleted.len(), inputs.len());
+}
+
 #[tokio::test]
 async fn an_expired_date_leaves_in_one_commit_and_its_files_stay_for_readers() {
     let directory = tempfile::tempdir().unwrap();
@@ -270,6 +381,57 @@ async fn an_expired_date_leaves_in_one_commit_and_its_files_stay_for_readers() {
         let mut worker = workers(&lake, config.clone(), events(keep)).swap_remove(0);
         assert_eq!(turn(&mut worker).await, Turn::default());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merge_of_files_that_expired_meanwhile_does_not_bring_their_rows_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, faults) = faulty_lake(directory.path()).unwrap();
+    let other = Lake::open(directory.path().to_str().unwrap()).unwrap();
+    let table = table(&other, &events(None)).await;
+    let mut state = table.load(Keep::Files, &[]).await.unwrap();
+    for number in 0..6 {
+        append_all(&table, &mut state, [fragment(&table, number).await]).await;
+    }
+    let config = Config { cold_after: Duration::ZERO, ..Config::default() };
+    // To one of two compactors the dataset has a retention.
+    let (mut merger, mut expirer) =
+        (worker(&lake, config.clone()), workers(&other, config, events(Some(HOUR))).swap_remove(0));
+    faults.inject(Op::Put, "_delta_log", Fault::Delay(Duration::from_secs(2)), 1);
+    let (merged, expired) = tokio::join!(turn(&mut merger), async {
+        until(async || faults.injected() > 0).await;
+        turn(&mut expirer).await
+    });
+    assert_eq!((merged, expired), (Turn { lost: 1, ..Turn::default() }, Turn { expired: 6, ..Turn::default() }));
+    assert_eq!(read(&table, None).await.len(), 0);
+}
+
+#[tokio::test]
+async fn files_of_others_and_files_of_no_date_are_never_taken_for_orphans() {
+    let directory = tempfile::tempdir().unwrap();
+    let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+    let table = table(&lake, &events(None)).await;
+    let mut state = table.load(Keep::Files, &[]).await.unwrap();
+    append_all(&table, &mut state, [fragment(&table, 0).await]).await;
+    let orphan = layout::segment_path(layout::date_from_days(DAY as i32), uuid::Uuid::new_v4());
+    let unique = orphan.rsplit_once('/').unwrap().1;
+    let others = [
+        "date=2024-10-04/mine.parquet".to_owned(),
+        "date=2024-10-04/part-00000-of-00001.snappy.parquet".to_owned(),
+        format!("date=2024-10-04/{unique}.crc"),
+        format!("date=someday/{unique}"),
+        format!("notes/{unique}"),
+        unique.to_owned(),
+        "_delta_log/_commits/0.json.tmp".to_owned(),
+        "README.md".to_owned(),
+    ];
+    for path in others.iter().chain([&orphan]) {
+        store::put_new(table.store().as_ref(), &table.file_path(path), b"x".as_slice().into()).await.unwrap();
+        backdate(&path_of(&directory, path), 1_000 * HOUR);
+    }
+    let report = swept(&mut worker(&lake, Config::default()), Mode::Full).await;
+    assert_eq!(report.deleted.iter().map(|gone| gone.path.as_str()).collect::<Vec<_>>(), [&orphan]);
+    assert!(others.iter().all(|path| path_of(&directory, path).exists()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -452,6 +614,11 @@ async fn on_s3_everything_that_is_due_goes_and_the_table_is_whole() {
     let table = table(&lake, &events(None)).await;
     let mut state = table.load(Keep::Files, &[]).await.unwrap();
     let orphan = fragment(&table, 1_000).await;
+    // More than S3 tells in one answer to a listing.
+    let more = (0..ORPHANS - 1).map(|_| layout::segment_path(layout::date_from_days(DAY as i32), uuid::Uuid::new_v4()));
+    let more: Vec<_> = more.map(|path| table.file_path(&path)).collect();
+    let puts = futures::stream::iter(&more).map(|path| table.store().put(path, "x".into()));
+    puts.buffer_unordered(32).try_collect::<Vec<_>>().await.unwrap();
     append_all(&table, &mut state, [fragment(&table, 0).await]).await;
     append_all(&table, &mut state, (1..105).map(unwritten)).await;
     let everything =
@@ -463,13 +630,14 @@ async fn on_s3_everything_that_is_due_goes_and_the_table_is_whole() {
     let planned = sweep::sweep(&table, &mut view, Retention { dates: None, ..everything }, Mode::DryRun).await.unwrap();
     let of = |report: &Report, why| report.deleted.iter().filter(|gone| gone.why == why).count();
     // 100 commits and a checksum.
-    assert_eq!((of(&planned, Why::Orphan), of(&planned, Why::Log)), (1, 101));
+    assert_eq!((of(&planned, Why::Orphan), of(&planned, Why::Log)), (ORPHANS, 101));
     let swept = sweep::sweep(&table, &mut view, everything, Mode::Full).await.unwrap();
     assert_eq!((swept.files_expired(), swept.failed, of(&swept, Why::Log)), (106, 0, 101), "{:?}", swept.failure);
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     sweep::sweep(&table, &mut view, everything, Mode::Full).await.unwrap();
 
     assert_eq!(commits(&table).await, (100..=107).collect::<Vec<_>>());
+    assert_eq!(of(&swept, Why::Orphan), ORPHANS);
     let exists = async |path: &str| store::get(table.store().as_ref(), &table.file_path(path)).await.unwrap().is_some();
     for path in [&orphan.path, state.files().keys().find(|path| path.contains("events-")).unwrap()] {
         assert!(!exists(path).await, "{path}");
@@ -494,11 +662,12 @@ async fn marks_of_replays_are_swept_and_neither_merged_nor_expired() {
     for number in 0..6 {
         append(&marks, &mut state, vec![unwritten(number)]).await;
     }
-    for name in ["orphan", "new"] {
-        let path = marks.file_path(&format!("date=2024-10-04/{name}.parquet"));
-        store::put_new(marks.store().as_ref(), &path, b"x".as_slice().into()).await.unwrap();
+    let [orphan, new] =
+        [(); 2].map(|()| layout::segment_path(layout::date_from_days(DAY as i32), uuid::Uuid::new_v4()));
+    for path in [&orphan, &new] {
+        store::put_new(marks.store().as_ref(), &marks.file_path(path), b"x".as_slice().into()).await.unwrap();
     }
-    let orphan = directory.path().join("events__dead_replays/date=2024-10-04/orphan.parquet");
+    let orphan = directory.path().join("events__dead_replays").join(orphan);
     backdate(&orphan, 25 * HOUR);
     assert_eq!(turn(&mut worker).await, Turn { deleted: 1, ..Turn::default() });
     assert!(!orphan.exists());

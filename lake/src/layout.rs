@@ -39,6 +39,17 @@ impl Kind {
 
 const SEGMENT_PREFIX: &str = "seg-";
 
+/// Characters of the random part of a name.
+const UNIQUE: usize = 36;
+
+/// Whether a data file, by its path inside the table, has a name as only this module gives them.
+pub fn is_ours(path: &str) -> bool {
+    let Some((_, name)) = path.rsplit_once('/') else { return false };
+    let Some(name) = name.strip_suffix(".parquet") else { return false };
+    let unique = name.len().checked_sub(UNIQUE).and_then(|at| name.split_at_checked(at));
+    unique.is_some_and(|(facts, unique)| facts.ends_with('-') && unique.parse::<Uuid>().is_ok())
+}
+
 /// Path inside the table of a new fragment of `ranges`, which must not be empty: named after the first of them.
 pub fn fragment_path(dataset: &str, date: NaiveDate, ranges: &[OffsetRange], unique: Uuid) -> String {
     let first = ranges.iter().min().expect("a fragment has at least one range");
@@ -94,6 +105,16 @@ mod tests {
         assert_eq!(fragment, "date=2026-11-22/events-3-100-250-00000000-0000-0000-0000-000000000000.parquet");
         assert_eq!(Kind::of(&fragment), Kind::Fragment);
         assert_eq!(Kind::of(&segment_path(date, Uuid::nil())), Kind::Segment);
+        assert!(is_ours(&fragment) && is_ours(&segment_path(date, Uuid::new_v4())));
+        let foreign = [
+            "a.parquet",
+            "date=2026-11-22/a.parquet",
+            "date=2026-11-22/part-00001-of-00002-more-than-a-uuid-takes.parquet",
+            "date=2026-11-22/00000000-0000-0000-0000-000000000000.parquet",
+            "date=2026-11-22/seg-00000000-0000-0000-0000-000000000000.parquet.crc",
+            "date=2026-11-22/ß-0000000000-0000-0000-0000-000000000000.parquet",
+        ];
+        assert_eq!(foreign.iter().find(|path| is_ours(path)), None);
         assert_eq!(commit_path(42), "_delta_log/00000000000000000042.json");
     }
 

@@ -44,6 +44,6 @@ pub mod testing;
 
 pub use file::DataFile;
 pub use range::OffsetRange;
-pub use state::{Keep, TableState};
+pub use state::{Keep, Removal, TableState};
 pub use store::Lake;
 pub use table::{Change, Outcome, Table, TableError};

@@ -15,6 +15,16 @@ pub enum Keep {
     Files,
 }
 
+/// How a file left the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removal {
+    /// The version that is the first without it.
+    pub version: u64,
+    /// When that was made by the clock of the store, milliseconds since the epoch; `None` until it is asked. What the
+    /// commit says of itself is the time of some process, whose clock may be wrong.
+    pub at_ms: Option<i64>,
+}
+
 /// A table at one version.
 #[derive(Debug, Clone)]
 pub struct TableState {
@@ -28,7 +38,8 @@ pub struct TableState {
     pub(crate) looked_up: Vec<String>,
     txns: HashMap<String, i64>,
     files: BTreeMap<String, Arc<DataFile>>,
-    removed: BTreeMap<String, i64>,
+    removed: BTreeMap<String, Removal>,
+    knows_removals: bool,
 }
 
 /// A commit that must not be understood as anything less than a change of the rules.
@@ -53,6 +64,7 @@ impl TableState {
             txns: HashMap::new(),
             files: BTreeMap::new(),
             removed: BTreeMap::new(),
+            knows_removals: false,
         }
     }
 
@@ -71,9 +83,19 @@ impl TableState {
         &self.files
     }
 
-    /// When files left the table, milliseconds since the epoch, as far as it was seen.
-    pub fn removed(&self) -> &BTreeMap<String, i64> {
+    /// How files left the table, as far as it was seen.
+    pub fn removed(&self) -> &BTreeMap<String, Removal> {
         &self.removed
+    }
+
+    /// Whether no file left since the log was asked for it, but for those that are in [`TableState::removed`]. One that is
+    /// read anew does not know what happened since it was read before.
+    pub fn knows_removals(&self) -> bool {
+        self.knows_removals
+    }
+
+    pub(crate) fn removals_known(&mut self) {
+        self.knows_removals = true;
     }
 
     pub(crate) fn keep(&self) -> Keep {
@@ -83,16 +105,24 @@ impl TableState {
     /// Takes the place of an older state; what was seen of removals stays known.
     pub(crate) fn replace(&mut self, fresh: TableState) {
         let removed = std::mem::replace(self, fresh).removed;
-        removed.into_iter().for_each(|(path, at_ms)| self.set_removed(&path, at_ms));
+        removed.into_iter().for_each(|(path, removal)| self.set_removed(&path, removal));
     }
 
     pub(crate) fn set_txn(&mut self, app_id: &str, version: i64) {
         self.txns.insert(app_id.to_owned(), version);
     }
 
-    pub(crate) fn set_removed(&mut self, path: &str, at_ms: i64) {
-        if self.keep == Keep::Files && !self.files.contains_key(path) {
-            self.removed.insert(path.to_owned(), at_ms);
+    pub(crate) fn set_removed(&mut self, path: &str, removal: Removal) {
+        // A file that came back and left again is gone since then.
+        let is_later = self.removed.get(path).is_none_or(|known| known.version <= removal.version);
+        if self.keep == Keep::Files && !self.files.contains_key(path) && is_later {
+            self.removed.insert(path.to_owned(), removal);
+        }
+    }
+
+    pub(crate) fn set_removal_time(&mut self, version: u64, at_ms: i64) {
+        for removal in self.removed.values_mut().filter(|removal| removal.version == version) {
+            removal.at_ms = Some(at_ms);
         }
     }
 
@@ -106,6 +136,7 @@ impl TableState {
     /// Forgets all removals, for somebody who does not want to know them now.
     pub fn forget_all_removed(&mut self) {
         self.removed.clear();
+        self.knows_removals = false;
     }
 
     pub(crate) fn add_file(&mut self, file: DataFile) {
@@ -136,7 +167,7 @@ impl TableState {
                 && self.keep == Keep::Files
             {
                 self.files.remove(&remove.path);
-                self.removed.insert(remove.path.clone(), remove.deletion_timestamp.unwrap_or_default());
+                self.removed.insert(remove.path.clone(), Removal { version, at_ms: None });
             }
             if let Some(txn) = &action.txn {
                 self.set_txn(&txn.app_id, txn.version);

@@ -63,6 +63,8 @@ pub enum Fault {
     Truncate,
     /// A read brings other bytes than are stored, from its middle on.
     Garble,
+    /// A read says that the object was stored so much earlier: the store's clock is behind, or the reader's ahead.
+    Backdate(Duration),
 }
 
 #[derive(Debug)]
@@ -194,7 +196,7 @@ impl Control {
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         match fault {
-            None | Some(Fault::Truncate | Fault::Garble) => call.await,
+            None | Some(Fault::Truncate | Fault::Garble | Fault::Backdate(_)) => call.await,
             Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full | Fault::Conflict)) => Err(injected(fault, op, path)),
             Some(fault @ Fault::FailAfterSuccess) => {
                 call.await?;
@@ -226,7 +228,7 @@ impl Control {
             let failure = |fault| futures::stream::iter([Err(injected(fault, op, &path))]).boxed();
             match self.take(op, path.as_ref()) {
                 // Nothing is made by reading.
-                None | Some(Fault::ExistsAfterSuccess | Fault::Truncate | Fault::Garble) => items,
+                None | Some(Fault::ExistsAfterSuccess | Fault::Truncate | Fault::Garble | Fault::Backdate(_)) => items,
                 Some(fault @ (Fault::Fail | Fault::Deny | Fault::Full | Fault::Conflict)) => failure(fault),
                 Some(fault @ Fault::FailAfterSuccess) => {
                     items.for_each(|_| std::future::ready(())).await;
@@ -296,7 +298,10 @@ impl ObjectStore for FaultyStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let fault = self.control.take(Op::Get, location.as_ref());
         let answer = self.inner.get_opts(location, options);
-        let answer = self.control.answer(fault, Op::Get, location, answer).await?;
+        let mut answer = self.control.answer(fault, Op::Get, location, answer).await?;
+        if let Some(Fault::Backdate(by)) = fault {
+            answer.meta.last_modified -= by;
+        }
         let Some(fault @ (Fault::Truncate | Fault::Garble)) = fault else { return Ok(answer) };
         let (meta, range) = (answer.meta.clone(), answer.range.clone());
         let (attributes, extensions) = (answer.attributes.clone(), answer.extensions.clone());

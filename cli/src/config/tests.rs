@@ -301,3 +301,11 @@ fn every_option_with_a_variable_is_known_to_the_environment() {
         assert!(OPTIONS.contains(&name) || name == "KAFKA_BROKERS", "{name}");
     }
 }
+
+#[test]
+fn a_compactor_that_would_take_files_from_queries_or_uploads_is_refused_in_one_line() {
+    let refused = problem("[compaction]\nkeep_orphans = '1h'", &[]);
+    assert!(refused.contains("[compaction]: keep_orphans is 1h") && refused.contains("at least 13h"), "{refused}");
+    let refused = problem("", &[("LAKEHOSE_COMPACTION_KEEP_REMOVED", "0s")]);
+    assert!(refused.contains("[compaction]: keep_removed is 0") && !refused.contains('\n'), "{refused}");
+}

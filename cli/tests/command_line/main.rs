@@ -280,8 +280,9 @@ fn a_sweep_tells_what_would_go_and_what_waits_before_it_takes_it_away() {
     assert_eq!(sweep(&[]), "nothing to take away, and nothing waits for it\n");
     let date = directory.path().join("lakehose-data/lake/events/date=2026-11-22");
     std::fs::create_dir_all(&date).unwrap();
-    for (name, hours) in [("old", 25), ("new", 0)] {
-        let file = std::fs::File::create(date.join(format!("{name}.parquet"))).unwrap();
+    let [old, new] = [1, 2].map(|n| format!("seg-00000000-0000-0000-0000-00000000000{n}.parquet"));
+    for (name, hours) in [(&old, 25), (&new, 0)] {
+        let file = std::fs::File::create(date.join(name)).unwrap();
         (&file).write_all(b"orphan").unwrap();
         file.set_modified(std::time::SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
     }
@@ -291,12 +292,12 @@ fn a_sweep_tells_what_would_go_and_what_waits_before_it_takes_it_away() {
     let lines: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2);
     assert_eq!((&lines[0]["what"], &lines[0]["bytes"]), (&"would be deleted".into(), &6.into()));
-    assert_eq!(lines[0]["paths"], serde_json::json!(["date=2026-11-22/old.parquet"]));
+    assert_eq!(lines[0]["paths"], serde_json::json!([format!("date=2026-11-22/{old}")]));
     assert_eq!((&lines[1]["what"], &lines[1]["files"]), (&"waits".into(), &1.into()));
-    assert!(date.join("old.parquet").exists());
+    assert!(date.join(&old).exists());
 
     assert_says(&sweep(&[]), &["orphan", "deleted", "waits"]);
-    assert!(!date.join("old.parquet").exists() && date.join("new.parquet").exists());
+    assert!(!date.join(old).exists() && date.join(new).exists());
     assert!(!sweep(&[]).contains("deleted"));
 }
 

@@ -14,9 +14,10 @@ use super::report::{DeleteError, Deleted, Found, Progress, Settings};
 use super::rewrite::{self, Rewritten};
 use crate::input::Input;
 use crate::merge::Budget;
+use crate::swap::are_stored;
 use futures::StreamExt;
 use lake::table::{millis, now_ms};
-use lake::{Change, DataFile, Keep, Outcome, Table, TableState};
+use lake::{Change, DataFile, Keep, Outcome, Table, TableError, TableState};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -167,7 +168,7 @@ impl Deletion {
         if change.removes.is_empty() {
             return Ok(Some(self.told_too_late().await?.unwrap_or(attempt.deleted)));
         }
-        if self.is_late() {
+        if self.is_late() || !self.is_stored().await? {
             return Err(DeleteError::TooLong);
         }
         attempt.deleted.version = self.state.version + 1;
@@ -290,6 +291,16 @@ impl Deletion {
             ..ROUNDS => Ok(()),
             rounds => Err(DeleteError::Outrun { rounds }),
         }
+    }
+
+    /// Whether the store still has the oldest of the new files, whatever the clocks say: see [`are_stored`].
+    async fn is_stored(&self) -> Result<bool, DeleteError> {
+        let successors = self.live().filter_map(|(_, fate)| match fate {
+            Fate::Rewritten(Rewritten { successor: Some(successor), at, .. }) => Some((at, successor)),
+            _ => None,
+        });
+        let oldest = successors.min_by_key(|(at, _)| **at).map(|(_, successor)| successor);
+        Ok(are_stored(&self.table, oldest).await.map_err(TableError::from)?)
     }
 
     fn found(&self) -> Found {

@@ -1,5 +1,6 @@
 mod table;
 mod week;
+mod shapes;
 
 use super::*;
 use proptest::prelude::*;

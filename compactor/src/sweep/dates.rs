@@ -6,14 +6,12 @@
 //!
 //! Rows that come late for an expired date are taken in, and expire with the next sweep.
 
-use super::{ExpiredDate, Mode, Report, Waiting, Why};
+use super::{ExpiredDate, Mode, Report, Waiting, Why, store_now_ms};
 use crate::metrics;
 use crate::view::View;
 use chrono::NaiveDate;
-use lake::store::StoreError;
 use lake::table::{millis, now_ms};
 use lake::{Change, DataFile, Outcome, Table, TableError};
-use object_store::ObjectStoreExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,15 +138,6 @@ fn dates(files: &[Arc<DataFile>]) -> Vec<ExpiredDate> {
         expired.bytes += file.size;
     }
     dates.into_values().collect()
-}
-
-/// The time by the clock of the store: it stamps an object, which no reader of the table looks at.
-async fn store_now_ms(table: &Table) -> Result<i64, TableError> {
-    let path = table.file_path("_lakehose_clock");
-    let failed = |source| StoreError::Object { operation: "store", path: path.to_string(), source };
-    table.store().put(&path, "".into()).await.map_err(failed)?;
-    let object = table.store().head(&path).await.map_err(failed)?;
-    Ok(object.last_modified.timestamp_millis())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use chrono::NaiveDate;
 use futures::StreamExt;
 use lake::store::StoreError;
 use lake::table::millis;
-use lake::{DataFile, Table, TableError};
+use lake::{DataFile, Removal, Table, TableError, layout};
 use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,28 +28,32 @@ pub(super) struct Stored {
 pub(super) struct Known<'a> {
     /// Files in the table.
     pub(super) live: &'a BTreeMap<String, Arc<DataFile>>,
-    /// When files left it, milliseconds since the epoch: all that did in the time of the retention.
-    pub(super) removed: &'a BTreeMap<String, i64>,
+    /// Files that left it: all that did in the time of the retention.
+    pub(super) removed: &'a BTreeMap<String, Removal>,
+}
+
+/// Whether a removal is longer ago than `stay`.
+pub(super) fn is_past(removal: &Removal, now_ms: i64, stay: Duration) -> bool {
+    removal.at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) > millis(stay))
 }
 
 /// Which files to delete at `now_ms`.
 pub(super) fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention: Retention) -> Vec<(String, Why)> {
-    let is_over = |since_ms: i64, stay: Duration| now_ms.saturating_sub(since_ms) > millis(stay);
     let is_live = |path: &str| known.live.contains_key(path);
-    let is_past = |removed_ms: i64| is_over(removed_ms, retention.removed);
+    let is_past = |removal: &Removal| is_past(removal, now_ms, retention.removed);
     // An upload may wait for its commit only so long, by the clocks of the store and of its processor. A clock that is
     // fast here must not cut that short, so an orphan's age is measured up to the store's latest file at most.
     let newest_ms = stored.iter().map(|file| file.modified_ms).max().unwrap_or(i64::MIN);
     let orphans_ms = millis(retention.orphans);
     let is_orphan = |file: &Stored| newest_ms.min(now_ms).saturating_sub(file.modified_ms) > orphans_ms;
     let mut victims: BTreeMap<String, Why> = BTreeMap::new();
-    for (path, removed_ms) in known.removed {
-        if is_past(*removed_ms) && !is_live(path) {
+    for (path, removal) in known.removed {
+        if is_past(removal) && !is_live(path) {
             victims.insert(path.clone(), Why::Removed);
         }
     }
     for file in stored {
-        let is_awaited = known.removed.get(&file.path).is_some_and(|removed_ms| !is_past(*removed_ms));
+        let is_awaited = known.removed.get(&file.path).is_some_and(|removal| !is_past(removal));
         if is_orphan(file) && !is_live(&file.path) && !is_awaited {
             victims.entry(file.path.clone()).or_insert(Why::Orphan);
         }
@@ -64,7 +68,10 @@ pub(super) fn waiting(known: Known<'_>, stored: &[Stored], now_ms: i64, retentio
     let (mut removed, mut orphans) = (Vec::new(), Vec::new());
     for file in stored.iter().filter(stays) {
         match known.removed.get(&file.path) {
-            Some(removed_ms) => removed.push((file.bytes, removed_ms.saturating_add(millis(retention.removed)))),
+            Some(removal) => {
+                let since_ms = removal.at_ms.unwrap_or(now_ms);
+                removed.push((file.bytes, since_ms.saturating_add(millis(retention.removed))));
+            }
             None => orphans.push((file.bytes, file.modified_ms.saturating_add(millis(retention.orphans)))),
         }
     }
@@ -72,7 +79,7 @@ pub(super) fn waiting(known: Known<'_>, stored: &[Stored], now_ms: i64, retentio
     both.into_iter().filter_map(|(why, files)| Waiting::sum(why, &files)).collect()
 }
 
-/// All data files in the directories of dates.
+/// All data files in the directories of dates that have names of ours: what others put there is theirs.
 pub(super) async fn list(table: &Table) -> Result<Vec<Stored>, TableError> {
     let root = table.file_path("");
     let failed = |source| StoreError::Object { operation: "list", path: root.to_string(), source };
@@ -84,7 +91,7 @@ pub(super) async fn list(table: &Table) -> Result<Vec<Stored>, TableError> {
             let object = object.map_err(failed)?;
             let Some(parts) = object.location.prefix_match(&root) else { continue };
             let path = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-            if path.ends_with(".parquet") {
+            if layout::is_ours(&path) {
                 stored.push(Stored { path, bytes: object.size, modified_ms: object.last_modified.timestamp_millis() });
             }
         }
@@ -100,6 +107,7 @@ fn is_date(directory: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const NOW: i64 = 1_000_000;
 
@@ -123,8 +131,12 @@ mod tests {
         paths.iter().map(|path| (path.to_string(), Arc::new(file(path)))).collect()
     }
 
+    fn removal(age: i64) -> Removal {
+        Removal { version: 1, at_ms: Some(NOW - age) }
+    }
+
     fn deleted(live_paths: &[&str], removed: &[(&str, i64)], stored: &[(&str, i64)]) -> Vec<(String, Why)> {
-        let removed = removed.iter().map(|(path, at)| (path.to_string(), NOW - at)).collect();
+        let removed = removed.iter().map(|(path, age)| (path.to_string(), removal(*age))).collect();
         let stored: Vec<Stored> = stored
             .iter()
             .map(|(path, age)| Stored { path: path.to_string(), bytes: 10, modified_ms: NOW - age })
@@ -135,6 +147,17 @@ mod tests {
     #[test]
     fn a_removed_file_goes_when_its_time_is_over() {
         assert_eq!(deleted(&[], &[("new", 60), ("old", 61)], &[]), [("old".to_owned(), Why::Removed)]);
+    }
+
+    #[test]
+    fn a_removed_file_of_which_the_store_does_not_say_when_it_left_stays() {
+        let removed = [("a".to_owned(), Removal { version: 1, at_ms: None })].into();
+        let stored = [("a", 100_000), ("b", 0)].map(|(path, age)| Stored {
+            path: path.to_owned(),
+            bytes: 10,
+            modified_ms: NOW - age,
+        });
+        assert_eq!(decide(Known { live: &live(&[]), removed: &removed }, &stored, NOW, RETENTION), []);
     }
 
     #[test]
@@ -166,9 +189,72 @@ mod tests {
         assert_eq!(deleted(&[], &[("a", -1_000)], &[("b", -1_000)]), []);
     }
 
+    /// An upload waits for its commit no longer.
+    const COMMIT_WITHIN: i64 = 120;
+
+    /// When a file was written, came into the table and left it, by the clock of the store.
+    #[derive(Debug, Clone, Copy)]
+    struct History {
+        written: i64,
+        added: Option<i64>,
+        removed: Option<i64>,
+    }
+
+    fn history() -> impl Strategy<Value = History> {
+        let add = proptest::option::weighted(0.8, 0..COMMIT_WITHIN);
+        let remove = proptest::option::of(1..600i64);
+        (0..NOW, add, remove, any::<bool>()).prop_map(|(written, add, remove, is_recent)| {
+            let written = if is_recent { NOW - written % 700 } else { written };
+            let added = add.map(|wait| written + wait);
+            History { written, added, removed: added.zip(remove).map(|(added, stay)| added + stay) }
+        })
+    }
+
+    proptest! {
+        /// Whatever the clock of the sweeper says: a reader of any version that was the latest within the retention finds
+        /// its files, and an upload that is under way its own. With the right time, nothing else stays.
+        #[test]
+        fn nothing_goes_that_a_query_or_an_upload_needs_and_nothing_else_stays(
+            histories in proptest::collection::vec(history(), 0..40),
+            skew in prop_oneof![Just(0i64), -2_000..2_000i64, -NOW..NOW],
+            asked_for in 60..1_000i64,
+        ) {
+            let path = |n: usize| format!("f{n:02}");
+            let past = |at: Option<i64>| at.is_some_and(|at| at <= NOW);
+            let files: Vec<(String, History)> =
+                histories.iter().filter(|file| file.written <= NOW).enumerate().map(|(n, file)| (path(n), *file)).collect();
+            let is_live = |file: &History| past(file.added) && !past(file.removed);
+            let live_paths: Vec<&str> =
+                files.iter().filter(|(_, file)| is_live(file)).map(|(path, _)| path.as_str()).collect();
+            // What left longer ago than the log was asked for is not known to have been there.
+            let is_known = |file: &History| past(file.removed) && file.removed.is_some_and(|at| NOW - at <= asked_for);
+            let removal = |at_ms| Removal { version: 1, at_ms };
+            let removed: BTreeMap<String, Removal> = files.iter().filter(|(_, file)| is_known(file))
+                .map(|(path, file)| (path.clone(), removal(file.removed))).collect();
+            let mut stored: Vec<Stored> = files.iter()
+                .map(|(path, file)| Stored { path: path.clone(), bytes: 1, modified_ms: file.written }).collect();
+            stored.push(Stored { path: "newest".into(), bytes: 1, modified_ms: NOW });
+
+            // As a sweep has it, which asks the store for the time.
+            let now_ms = NOW.min(NOW + skew);
+            let victims = decide(Known { live: &live(&live_paths), removed: &removed }, &stored, now_ms, RETENTION);
+            let goes = |path: &str| victims.iter().any(|(victim, _)| victim == path);
+            prop_assert!(!goes("newest"));
+            for (path, file) in &files {
+                let left = file.removed.filter(|_| past(file.removed));
+                let is_needed = is_live(file)
+                    || left.is_some_and(|at| NOW - at <= 60)
+                    || left.is_none() && NOW - file.written <= 2 * COMMIT_WITHIN;
+                prop_assert!(!is_needed || !goes(path), "{path} {file:?}");
+                let is_left_over = left.map_or(NOW - file.written > 240, |at| NOW - at > 60 && is_known(file));
+                prop_assert!(skew < 0 || is_live(file) || !is_left_over || goes(path), "{path} {file:?} stays");
+            }
+        }
+    }
+
     #[test]
     fn what_waits_is_told_with_the_time_until_it_does() {
-        let removed = [("a".to_owned(), NOW - 50), ("b".to_owned(), NOW - 20), ("gone".to_owned(), NOW - 61)].into();
+        let removed = [("a", 50), ("b", 20), ("gone", 61)].map(|(path, age)| (path.to_owned(), removal(age))).into();
         let at = |path: &str, age| Stored { path: path.into(), bytes: 10, modified_ms: NOW - age };
         let stored = [at("a", 900), at("b", 900), at("live", 900), at("new", 40), at("old", 241), at("now", 0)];
         let live = live(&["live"]);

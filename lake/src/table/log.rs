@@ -4,9 +4,11 @@ use super::{Table, TableError, list_failed, millis, now_ms};
 use crate::cleanup::LogObject;
 use crate::layout;
 use crate::staging::{self, Staging};
-use crate::state::{Keep, TableState};
+use crate::state::{Keep, Removal, TableState};
 use crate::store::{self, StoreError};
 use futures::StreamExt;
+use object_store::ObjectStoreExt;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Commits are read so many at a time.
@@ -45,30 +47,60 @@ impl Table {
         Ok(())
     }
 
-    /// Learns from the log when files were removed `within` the last time, which a state that was just loaded does not
-    /// know.
+    /// Learns from the log which files were removed `within` the last time and when, which a state that was just loaded
+    /// does not know.
     pub async fn load_removals(&self, state: &mut TableState, within: Duration) -> Result<(), TableError> {
         let versions = self.versions_within(within).await?;
-        let mut commits = futures::stream::iter(versions.into_iter().filter(|version| *version <= state.version))
-            .map(|version| self.read_commit(version))
+        let known = versions.into_iter().filter(|(version, _)| *version <= state.version);
+        let mut commits = futures::stream::iter(known)
+            .map(|(version, at_ms)| async move {
+                let removal = Removal { version, at_ms: Some(at_ms) };
+                self.read_commit(version).await.map(|actions| (removal, actions))
+            })
             .buffer_unordered(READING);
         let mut removals = Vec::new();
-        while let Some(actions) = commits.next().await {
-            let removes = actions?.unwrap_or_default().into_iter().filter_map(|action| action.remove);
-            removals.extend(removes.map(|remove| (remove.path, remove.deletion_timestamp.unwrap_or_default())));
+        while let Some(commit) = commits.next().await {
+            let (removal, actions) = commit?;
+            let removes = actions.unwrap_or_default().into_iter().filter_map(|action| action.remove);
+            removals.extend(removes.map(|remove| (remove.path, removal)));
         }
         drop(commits);
-        removals.into_iter().for_each(|(path, at_ms)| state.set_removed(&path, at_ms));
+        removals.into_iter().for_each(|(path, removal)| state.set_removed(&path, removal));
+        state.removals_known();
         Ok(())
     }
 
-    /// Versions committed in the last time, by the clock of the store: from the log's latest object backwards, so that a
-    /// clock that is fast here leaves none out.
-    async fn versions_within(&self, time: Duration) -> Result<Vec<u64>, TableError> {
+    /// Asks the store when the files left that were seen to leave.
+    pub async fn date_removals(&self, state: &mut TableState) -> Result<(), TableError> {
+        let undated = state.removed().values().filter(|removal| removal.at_ms.is_none());
+        let versions: BTreeSet<u64> = undated.map(|removal| removal.version).collect();
+        let mut times = futures::stream::iter(versions)
+            .map(|version| async move { self.committed_at(version).await.map(|at_ms| (version, at_ms)) })
+            .buffer_unordered(READING);
+        while let Some(time) = times.next().await {
+            let (version, at_ms) = time?;
+            // The log stays for longer than removed files, so one that was cleaned up was made long ago.
+            state.set_removal_time(version, at_ms.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    async fn committed_at(&self, version: u64) -> Result<Option<i64>, TableError> {
+        let path = self.file_path(&layout::commit_path(version));
+        match self.store.head(&path).await {
+            Ok(object) => Ok(Some(object.last_modified.timestamp_millis())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(StoreError::Object { operation: "read", path: path.to_string(), source }.into()),
+        }
+    }
+
+    /// Versions committed in the last time and when, by the clock of the store: from the log's latest object backwards, so
+    /// that a clock that is fast here leaves none out.
+    async fn versions_within(&self, time: Duration) -> Result<Vec<(u64, i64)>, TableError> {
         let objects = self.list_log().await?;
         let newest_ms = objects.iter().map(|object| object.modified_ms).max().unwrap_or_default();
         let since_ms = newest_ms.min(now_ms()).saturating_sub(millis(time));
-        let version = |object: &LogObject| object.name.strip_suffix(".json")?.parse().ok();
+        let version = |object: &LogObject| Some((object.name.strip_suffix(".json")?.parse().ok()?, object.modified_ms));
         Ok(objects.iter().filter(|object| object.modified_ms >= since_ms).filter_map(version).collect())
     }
 

@@ -2,18 +2,19 @@ use super::*;
 use crate::dataset::{Dataset, DatasetSpec};
 use crate::range::OffsetRange;
 use crate::schema;
+use crate::state::Removal;
 use crate::testing::{Fault, Op, faulty_lake};
 use object_store::ObjectStoreExt;
 
 struct Fixture {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     lake: Lake,
 }
 
 fn fixture() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
-    Fixture { _directory: directory, lake }
+    Fixture { directory, lake }
 }
 
 fn events() -> TableSchema {
@@ -111,8 +112,16 @@ async fn a_state_follows_replacements_and_remembers_when_files_left() {
     }
     let mut late = table.load(Keep::Files, &[]).await.unwrap();
     assert!(late.removed().is_empty());
+    // Who saw them leave and who reads of it say the same, by the clock of the store.
+    let log = layout::commit_path(3);
+    let committed = std::fs::File::options().append(true).open(fixture.directory.path().join("events").join(log));
+    committed.unwrap().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(77)).unwrap();
     table.load_removals(&mut late, Duration::MAX).await.unwrap();
-    assert_eq!(late.removed(), state.removed());
+    table.date_removals(&mut state).await.unwrap();
+    for seen in [&late, &state] {
+        let removal = Removal { version: 3, at_ms: Some(77_000) };
+        assert_eq!(seen.removed().values().collect::<Vec<_>>(), [&removal, &removal]);
+    }
 }
 
 #[tokio::test]

@@ -22,8 +22,11 @@ const FAILED: &str = "lakehose_compactor_jobs_failed_total";
 const LOST: &str = "lakehose_compactor_races_lost_total";
 
 /// What was merged is deleted as soon as no query of these can hold it, on a machine that is busy with other tests.
-const SWEPT_SOON: [(&str, &str); 2] =
-    [("LAKEHOSE_COMPACTION_KEEP_REMOVED", "25s"), ("LAKEHOSE_COMPACTION_KEEP_ORPHANS", "60s")];
+const SWEPT_SOON: [(&str, &str); 3] = [
+    ("LAKEHOSE_COMPACTION_KEEP_REMOVED", "25s"),
+    ("LAKEHOSE_COMPACTION_KEEP_ORPHANS", "60s"),
+    ("LAKEHOSE_COMPACTION_COMMIT_WITHIN", "30s"),
+];
 
 /// Whatever there is, is merged at once.
 fn place() -> Place {

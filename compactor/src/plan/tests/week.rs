@@ -10,21 +10,21 @@ const STEP_MS: i64 = 5_000;
 const LATE: u64 = 2;
 
 /// Numbers that look random and are the same in every run.
-struct Noise(u64);
+pub(super) struct Noise(pub(super) u64);
 
 impl Noise {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 
     /// Nearly all devices.
-    fn devices(&mut self) -> (u64, u64) {
+    pub(super) fn devices(&mut self) -> (u64, u64) {
         (self.below(DEVICES / 100), DEVICES - 1 - self.below(DEVICES / 100))
     }
 
     /// Half to one and a half times as much.
-    fn around(&mut self, size: u64) -> u64 {
+    pub(super) fn around(&mut self, size: u64) -> u64 {
         size / 2 + self.below(size)
     }
 }
