@@ -3,7 +3,7 @@
 use crate::merge::MergeError;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use futures::StreamExt;
 use lake::reader::FileReader;
@@ -60,6 +60,7 @@ impl Input {
         let failed = |source| MergeError::Read { path: path.to_owned(), source };
         let mut reader = FileReader::open(store, location, size).await.map_err(failed)?;
         let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(failed)?;
+        let metadata = in_microseconds(metadata).map_err(failed)?;
         Ok(Input { path: path.to_owned(), reader, metadata, batch_bytes: BATCH_BYTES })
     }
 
@@ -155,6 +156,23 @@ impl Input {
     }
 }
 
+/// Times of 96 bits would be read as nanoseconds of 64, and those before 1677 or after 2262 as others.
+fn in_microseconds(metadata: ArrowReaderMetadata) -> Result<ArrowReaderMetadata, ParquetError> {
+    let columns = metadata.parquet_schema().columns();
+    let is_long = |name: &str| columns.iter().any(|c| c.physical_type() == Type::INT96 && c.name() == name);
+    let fields = metadata.schema().fields();
+    if !fields.iter().any(|field| is_long(field.name())) {
+        return Ok(metadata);
+    }
+    let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let field = |field: &FieldRef| match is_long(field.name()) {
+        true => Arc::new(field.as_ref().clone().with_data_type(micros.clone())),
+        false => Arc::clone(field),
+    };
+    let schema = Arc::new(Schema::new(fields.iter().map(field).collect::<Vec<_>>()));
+    ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), ArrowReaderOptions::new().with_schema(schema))
+}
+
 /// Makes the batches of inputs that are read side by side as large as `memory` allows.
 pub(crate) fn share_memory(inputs: &mut [Input], memory: u64) {
     let spare = memory.saturating_sub(inputs.iter().map(Input::open_cost).sum());
@@ -204,7 +222,7 @@ impl Batches {
         if batch.schema_ref().fields() == self.columns.fields() {
             return Ok(batch);
         }
-        let convert = |field: &arrow::datatypes::FieldRef| -> Result<ArrayRef, MergeError> {
+        let convert = |field: &FieldRef| -> Result<ArrayRef, MergeError> {
             match batch.column_by_name(field.name()) {
                 None => Ok(new_null_array(field.data_type(), batch.num_rows())),
                 Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),

@@ -36,6 +36,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// How much memory a merge may take.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +110,10 @@ pub enum MergeError {
     TooLarge,
     #[error("what was merged, {path}, differs from its inputs: {difference}")]
     Different { path: String, difference: String },
+    /// Rows are left out by their place in the log, and more of them have such a place than there are copies: another
+    /// writer has given one place to several events.
+    #[error("rows of different events have the same partition and offset")]
+    Ambiguous { files: usize },
     #[error("stopped")]
     Stopped,
 }
@@ -182,7 +187,14 @@ pub async fn merge(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<Merged, MergeError> {
-    match merge_once(table, job, settings, cancel).await {
+    let merged = match merge_once(table, job, settings, Copies::LeftOut, cancel).await {
+        Err(MergeError::Ambiguous { files }) => {
+            warn!(table = table.name(), files, "rows of different events have the same offset, copies stay");
+            merge_once(table, job, settings, Copies::Kept, cancel).await
+        }
+        merged => merged,
+    };
+    match merged {
         Err(error) if !error.is_retryable() => {
             Err(cancel.run_until_cancelled(confirm(table, job, error)).await.unwrap_or(MergeError::Stopped))
         }
@@ -209,10 +221,18 @@ async fn read_through(table: &Table, file: &DataFile) -> Result<(), MergeError> 
     Ok(())
 }
 
+/// What becomes of the copies of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copies {
+    LeftOut,
+    Kept,
+}
+
 async fn merge_once(
     table: &Table,
     job: &MergeJob,
     settings: &Settings,
+    copies: Copies,
     cancel: &CancellationToken,
 ) -> Result<Merged, MergeError> {
     let stopped = || MergeError::Stopped;
@@ -226,8 +246,11 @@ async fn merge_once(
         memory: inputs.iter().map(Input::row_bytes).sum::<u64>() / rows.max(1),
         stored: opened.files.iter().map(|file| file.size).sum::<u64>() / rows.max(1),
     };
-    let duplicates = Duplicates::find(&inputs, &table.schema().arrow, settings.budget.search());
-    let duplicates = cancel.run_until_cancelled(duplicates).await.ok_or_else(stopped)??;
+    let mut duplicates = Duplicates::default();
+    if copies == Copies::LeftOut {
+        let found = Duplicates::find(&inputs, &table.schema().arrow, settings.budget.search());
+        duplicates = cancel.run_until_cancelled(found).await.ok_or_else(stopped)??;
+    }
     drop(inputs);
 
     // Gone, with the runs in it, when the merge is done.
@@ -254,7 +277,10 @@ async fn merge_once(
     };
     let mut outputs = Outputs::new(target, rows);
     let filled = cancel.run_until_cancelled(fill(&mut outputs, &mut cursors, &duplicates, cancel)).await;
-    let dropped = match filled.ok_or_else(stopped).flatten() {
+    let is_exact = |dropped: &Dropped| dropped.rows == duplicates.len();
+    let ambiguous = || MergeError::Ambiguous { files: opened.files.len() };
+    let filled = filled.ok_or_else(stopped).flatten();
+    let dropped = match filled.and_then(|dropped| is_exact(&dropped).then_some(dropped).ok_or_else(ambiguous)) {
         Ok(dropped) => dropped,
         Err(error) => {
             outputs.abort().await;

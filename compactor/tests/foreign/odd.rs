@@ -1,0 +1,123 @@
+//! Files that random ones do not come to: times as Spark and Hive have written them, a great many rows of one event, places
+//! that say nothing, and files that are not even Parquet.
+
+use super::*;
+use arrow::array::{AsArray, Int32Array, Int64Array, StringArray};
+use arrow::datatypes::TimestampMicrosecondType;
+use parquet::data_type::{Int96, Int96Type};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+
+async fn table(lake: &lake::Lake, sort_by: &[&str]) -> Table {
+    Table::open_or_create(lake, "events", schema::events(&declared(sort_by))).await.unwrap()
+}
+
+/// Rows with these names and places alone.
+fn named(table: &Table, rows: &[(&str, &str, Option<i32>, i64)]) -> RecordBatch {
+    let column = |field: &arrow::datatypes::FieldRef| -> ArrayRef {
+        match field.name().as_str() {
+            "device_id" => Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0))),
+            "id" => Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1))),
+            "kafka_partition" => Arc::new(Int32Array::from_iter(rows.iter().map(|row| row.2))),
+            "kafka_offset" => Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.3))),
+            _ => new_null_array(field.data_type(), rows.len()),
+        }
+    };
+    let arrow = &table.schema().arrow;
+    RecordBatch::try_new(Arc::clone(arrow), arrow.fields().iter().map(column).collect()).unwrap()
+}
+
+async fn append_rows(table: &Table, rows: &RecordBatch) {
+    let mut writer = lake::parquet::FileWriter::new(Vec::new(), table.schema(), &[]).unwrap();
+    writer.write(rows).unwrap();
+    append(table, writer.finish().unwrap().0.into(), rows, true, Vec::new()).await;
+}
+
+/// A file with nothing but `time`, as days of the Julian calendar and nanoseconds.
+fn int96(times: &[Int96]) -> Bytes {
+    let schema = Arc::new(parse_message_type("message spark_schema { optional int96 time; }").unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int96Type>().write_batch(times, Some(&vec![1; times.len()]), None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.into_inner().unwrap().into()
+}
+
+#[tokio::test]
+async fn times_of_ninety_six_bits_are_those_that_were_written_however_far_away() {
+    // Microseconds of 1582, 1969, 2024 and 9999.
+    let micros = [-12_219_292_800_000_000, -1, 1_728_000_000_000_001, 253_402_300_799_999_999i64];
+    let time = |micros: &i64| {
+        const DAY_MICROS: i64 = 86_400_000_000;
+        let (day, nanos) = (micros.div_euclid(DAY_MICROS) + 2_440_588, micros.rem_euclid(DAY_MICROS) * 1_000);
+        let mut time = Int96::new();
+        time.set_data(nanos as u32, (nanos >> 32) as u32, day as u32);
+        time
+    };
+    let (_directory, lake) = lake();
+    let table = table(&lake, &["time"]).await;
+    for times in [&micros[..2], &micros[2..]] {
+        let rows = named(&table, &[("", "", None, 0); 2]);
+        append(&table, int96(&times.iter().map(time).collect::<Vec<_>>()), &rows, false, Vec::new()).await;
+    }
+    merge_all(&table, &["time"], 0).await;
+    let merged = live(&table).await.swap_remove(0);
+    let times = merged.column_by_name("time").unwrap().as_primitive::<TimestampMicrosecondType>();
+    assert_eq!(times.values(), &micros);
+}
+
+#[tokio::test]
+async fn rows_of_different_events_that_claim_the_same_place_all_stay() {
+    let (_directory, lake) = lake();
+    let table = table(&lake, &["device_id"]).await;
+    append_rows(&table, &named(&table, &[("d", "x", Some(0), 5), ("d", "v", Some(0), 6)])).await;
+    // As somebody fills in rows from elsewhere, one of which is there already.
+    let filled_in = [("d", "x", Some(9), 0), ("d", "y", Some(9), 0), ("d", "z", Some(9), 0)];
+    append_rows(&table, &named(&table, &filled_in)).await;
+    merge_all(&table, &["device_id"], 0).await;
+    let merged = live(&table).await.swap_remove(0);
+    let ids: Vec<&str> = merged.column_by_name("id").unwrap().as_string::<i32>().iter().flatten().collect();
+    for id in ["v", "x", "y", "z"] {
+        assert!(ids.contains(&id), "{id} is not in {ids:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_great_many_copies_of_one_event_become_one_row_and_as_many_events_of_one_key_all_stay() {
+    const ROWS: i64 = 150_000;
+    let (_directory, lake) = lake();
+    let table = table(&lake, &["device_id", "time"]).await;
+    let ids: Vec<String> =
+        (0..2 * ROWS).map(|row| if row % 2 == 0 { "same".into() } else { row.to_string() }).collect();
+    for half in [0..ROWS, ROWS..2 * ROWS] {
+        let rows: Vec<_> = half.map(|row| ("d", ids[row as usize].as_str(), Some(0), row)).collect();
+        append_rows(&table, &named(&table, &rows)).await;
+    }
+    let merged = merge_all(&table, &["device_id", "time"], 0).await;
+    assert_eq!((merged.rows_in, merged.duplicates), (2 * ROWS as u64, ROWS as u64 - 1));
+    let merged = live(&table).await.swap_remove(0);
+    let ids = merged.column_by_name("id").unwrap().as_string::<i32>();
+    assert_eq!(ids.iter().filter(|id| *id == Some("same")).count(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_parquet_file_is_set_aside_and_the_others_are_merged() {
+    for bytes in ["", "PAR1", "PAR1PAR1", "<!DOCTYPE html><title>sign in</title>"] {
+        let (_directory, lake) = lake();
+        let table =
+            Table::open_or_create(&lake, "events", schema::events(&dataset(super::super::FIRST))).await.unwrap();
+        for offset in 0..4 {
+            append_rows(&table, &named(&table, &[("d", "x", Some(0), offset)])).await;
+        }
+        append(&table, Bytes::from(bytes), &named(&table, &[]), false, Vec::new()).await;
+        let mut worker = super::super::worker(&lake, super::super::FIRST);
+        let turns = [
+            worker.turn(&CancellationToken::new()).await.unwrap(),
+            worker.turn(&CancellationToken::new()).await.unwrap(),
+        ];
+        assert_eq!((turns[0].failed, turns[0].to_retry, turns[1].merges), (1, 0, 1), "{bytes:?}: {turns:?}");
+        assert_eq!(table.load(Keep::Files, &[]).await.unwrap().files().len(), 2, "{bytes:?}");
+    }
+}
