@@ -1,8 +1,12 @@
 //! Every request of a compactor's work meets every fault once. Whatever that does to the work under way, every version of
-//! the table has the same rows, and the work gets done afterwards.
+//! the table has the same rows, and the work gets done afterwards. The same for a deletion, and for a sweep that has
+//! everything to do.
 //!
 //! No step is named here: the requests of a clean run are counted, and the first, the second and so on is made to fail.
 
+mod deletion;
+mod sweep;
+#[path = "../support/mod.rs"]
 mod support;
 
 use bytesize::ByteSize;
