@@ -31,6 +31,7 @@ use chrono::NaiveDate;
 use futures::{StreamExt, TryStreamExt};
 use lake::schema::TableSchema;
 use lake::{DataFile, Table, range, sort};
+use object_store::ObjectStoreExt;
 use parquet::errors::ParquetError;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -195,24 +196,37 @@ pub async fn merge(
         merged => merged,
     };
     match merged {
-        Err(error) if !error.is_retryable() => {
-            Err(cancel.run_until_cancelled(confirm(table, job, error)).await.unwrap_or(MergeError::Stopped))
-        }
-        result => result,
+        Err(error) => Err(cancel.run_until_cancelled(confirm(table, job, error)).await.unwrap_or(MergeError::Stopped)),
+        merged => merged,
     }
 }
 
-/// Whether an input is at fault, or one answer of the store: reads the file again that the error names.
+/// Whether an input is at fault, or one answer of the store: looks again at the file that the error names.
 async fn confirm(table: &Table, job: &MergeJob, error: MergeError) -> MergeError {
     let (MergeError::Read { path, .. } | MergeError::Column { path, .. } | MergeError::Unknown { path, .. }) = &error
     else {
         return error;
     };
     let Some(file) = job.inputs.iter().find(|file| file.path == *path) else { return error };
+    if error.is_retryable() {
+        return expect_stored(table, file).await.err().unwrap_or(error);
+    }
     match read_through(table, file).await {
         Ok(()) => MergeError::Misread { path: path.clone(), source: Box::new(error) },
         Err(confirmed) => confirmed,
     }
+}
+
+/// A file that is gone, or that was cut off, will never be read, however often it is tried.
+async fn expect_stored(table: &Table, file: &DataFile) -> Result<(), MergeError> {
+    let difference = match table.store().head(&table.file_path(&file.path)).await {
+        Ok(object) if object.size != file.size => {
+            format!("it has {} bytes, and {} were committed", object.size, file.size)
+        }
+        Err(object_store::Error::NotFound { .. }) => "it is gone".to_owned(),
+        Ok(_) | Err(_) => return Ok(()),
+    };
+    Err(MergeError::Read { path: file.path.clone(), source: ParquetError::General(difference) })
 }
 
 async fn read_through(table: &Table, file: &DataFile) -> Result<(), MergeError> {

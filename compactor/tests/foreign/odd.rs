@@ -1,8 +1,9 @@
 //! Files that random ones do not come to: times as Spark and Hive have written them, a great many rows of one event, places
 //! that say nothing, and files that are not even Parquet.
 
+use super::super::{FIRST, turn, worker};
 use super::*;
-use arrow::array::{AsArray, Int32Array, Int64Array, StringArray};
+use arrow::array::{Int32Array, Int64Array, StringArray};
 use arrow::datatypes::TimestampMicrosecondType;
 use parquet::data_type::{Int96, Int96Type};
 use parquet::file::writer::SerializedFileWriter;
@@ -102,22 +103,34 @@ async fn a_great_many_copies_of_one_event_become_one_row_and_as_many_events_of_o
     assert_eq!(ids.iter().filter(|id| *id == Some("same")).count(), 1);
 }
 
+/// What became of a file that the table has.
+#[derive(Debug)]
+enum Broken {
+    Written(&'static str),
+    Gone,
+    CutOff,
+}
+
 #[tokio::test]
-async fn what_is_no_parquet_file_is_set_aside_and_the_others_are_merged() {
-    for bytes in ["", "PAR1", "PAR1PAR1", "<!DOCTYPE html><title>sign in</title>"] {
-        let (_directory, lake) = lake();
-        let table =
-            Table::open_or_create(&lake, "events", schema::events(&dataset(super::super::FIRST))).await.unwrap();
+async fn a_file_that_cannot_be_read_is_set_aside_and_the_others_are_merged() {
+    let written = ["", "PAR1", "PAR1PAR1", "<!DOCTYPE html><title>sign in</title>"].map(Broken::Written);
+    for broken in written.into_iter().chain([Broken::Gone, Broken::CutOff]) {
+        let (directory, lake) = lake();
+        let table = Table::open_or_create(&lake, "events", schema::events(&dataset(FIRST))).await.unwrap();
         for offset in 0..4 {
             append_rows(&table, &named(&table, &[("d", "x", Some(0), offset)])).await;
         }
-        append(&table, Bytes::from(bytes), &named(&table, &[]), false, Vec::new()).await;
-        let mut worker = super::super::worker(&lake, super::super::FIRST);
-        let turns = [
-            worker.turn(&CancellationToken::new()).await.unwrap(),
-            worker.turn(&CancellationToken::new()).await.unwrap(),
-        ];
-        assert_eq!((turns[0].failed, turns[0].to_retry, turns[1].merges), (1, 0, 1), "{bytes:?}: {turns:?}");
-        assert_eq!(table.load(Keep::Files, &[]).await.unwrap().files().len(), 2, "{bytes:?}");
+        let path = table.load(Keep::Files, &[]).await.unwrap().files().keys().next().unwrap().clone();
+        let file = directory.path().join("events").join(path);
+        match broken {
+            Broken::Written(bytes) => append(&table, bytes.into(), &named(&table, &[]), false, Vec::new()).await,
+            Broken::Gone => std::fs::remove_file(file).unwrap(),
+            Broken::CutOff => std::fs::File::options().write(true).open(file).unwrap().set_len(100).unwrap(),
+        }
+        let mut worker = worker(&lake, FIRST);
+        let first = turn(&mut worker).await;
+        assert_eq!((first.failed, first.to_retry, first.merges), (1, 0, 0), "{broken:?}");
+        assert_eq!(turn(&mut worker).await.merges, 1, "{broken:?}");
+        assert_eq!(table.load(Keep::Files, &[]).await.unwrap().files().len(), 2, "{broken:?}");
     }
 }
