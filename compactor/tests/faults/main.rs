@@ -248,6 +248,11 @@ async fn a_request_whose_answer_is_lost_costs_a_turn_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_store_that_says_412_of_ones_own_object_costs_a_turn_and_nothing_else() {
+    each_request_meets(&Work::make(false).await, "", Fault::ExistsAfterSuccess).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_read_that_ends_early_is_tried_again_and_never_merged() {
     each_meets(ALL, Fault::Truncate).await;
 }

@@ -3,8 +3,9 @@
 
 use super::super::{FIRST, turn, worker};
 use super::*;
-use arrow::array::{Int32Array, Int64Array, StringArray};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::array::{BinaryArray, Int32Array, Int64Array, StringArray};
+use arrow::datatypes::{DataType, FieldRef, TimestampMicrosecondType};
+use parquet::arrow::ArrowWriter;
 use parquet::data_type::{Int96, Int96Type};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -15,7 +16,7 @@ async fn table(lake: &lake::Lake, sort_by: &[&str]) -> Table {
 
 /// Rows with these names and places alone.
 fn named(table: &Table, rows: &[(&str, &str, Option<i32>, i64)]) -> RecordBatch {
-    let column = |field: &arrow::datatypes::FieldRef| -> ArrayRef {
+    let column = |field: &FieldRef| -> ArrayRef {
         match field.name().as_str() {
             "device_id" => Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0))),
             "id" => Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1))),
@@ -101,6 +102,48 @@ async fn a_great_many_copies_of_one_event_become_one_row_and_as_many_events_of_o
     let merged = live(&table).await.swap_remove(0);
     let ids = merged.column_by_name("id").unwrap().as_string::<i32>();
     assert_eq!(ids.iter().filter(|id| *id == Some("same")).count(), 1);
+}
+
+#[tokio::test]
+async fn dead_letters_keep_every_byte_whatever_kind_of_bytes_a_file_has() {
+    let (_directory, lake) = lake();
+    let table = Table::open_or_create(&lake, "events__dead", schema::dead()).await.unwrap();
+    let letter = |offset: i64| match offset % 4 {
+        0 => None,
+        1 => Some(Vec::new()),
+        2 => Some(b"{\"temp\": 1".to_vec()),
+        _ => Some((0..=255u8).rev().collect()),
+    };
+    let mut all = Vec::new();
+    for (file, kind) in [DataType::Binary, DataType::LargeBinary, DataType::BinaryView].into_iter().enumerate() {
+        const ROWS: usize = 20;
+        let offsets = (0..ROWS as i64).map(|row| row * 3 + file as i64);
+        let column = |field: &FieldRef| -> ArrayRef {
+            match field.name().as_str() {
+                "key" | "payload" => Arc::new(BinaryArray::from_iter(offsets.clone().map(letter))),
+                "kafka_partition" => {
+                    Arc::new(Int32Array::from_iter_values(offsets.clone().map(|offset| offset as i32 % 2)))
+                }
+                "kafka_offset" => Arc::new(Int64Array::from_iter_values(offsets.clone())),
+                _ => new_null_array(field.data_type(), ROWS),
+            }
+        };
+        let arrow = &table.schema().arrow;
+        let rows = RecordBatch::try_new(Arc::clone(arrow), arrow.fields().iter().map(column).collect()).unwrap();
+        let foreign = rows.columns().iter().zip(arrow.fields()).map(|(column, field)| match field.data_type() {
+            DataType::Binary => (field.name(), cast(column, &kind).unwrap(), true),
+            _ => (field.name(), Arc::clone(column), true),
+        });
+        let foreign = RecordBatch::try_from_iter_with_nullable(foreign).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), foreign.schema(), None).unwrap();
+        writer.write(&foreign).unwrap();
+        append(&table, writer.into_inner().unwrap().into(), &rows, true, Vec::new()).await;
+        all.push(rows);
+    }
+    let merged = merge_all(&table, &["kafka_partition", "kafka_offset"], 0).await;
+    assert_eq!((merged.rows_in, merged.duplicates), (60, 0));
+    let all = concat_batches(&table.schema().arrow, &all).unwrap();
+    assert_eq!(texts(&live(&table).await[0]), texts(&all));
 }
 
 /// What became of a file that the table has.
