@@ -65,6 +65,11 @@ impl Duplicates {
         rows.filter(|row| place(*row).is_some_and(|place| self.holds(place))).collect()
     }
 
+    /// How many places there are whose rows are left out.
+    pub(crate) fn len(&self) -> u64 {
+        self.rows.values().map(RoaringTreemap::len).sum()
+    }
+
     fn holds(&self, (partition, offset): (i32, i64)) -> bool {
         self.rows.get(&partition).is_some_and(|offsets| offsets.contains(offset as u64))
     }

@@ -4,7 +4,7 @@ use crate::fetched::Fetched;
 use crate::merge::MergeError;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use futures::StreamExt;
 use lake::reader::FileReader;
@@ -97,8 +97,8 @@ impl Input {
     fn new(path: &str, source: Source, metadata: Arc<ParquetMetaData>) -> Result<Input, MergeError> {
         let load = || {
             let stored = ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new())?;
-            let views = ArrowReaderOptions::new().with_schema(in_memory(stored.schema()));
-            ArrowReaderMetadata::try_new(Arc::clone(&metadata), views)
+            let columns = in_memory(&in_microseconds(&stored));
+            ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new().with_schema(columns))
         };
         let metadata = load().map_err(|source| MergeError::Read { path: path.to_owned(), source })?;
         Ok(Input { path: path.to_owned(), source, metadata, batch_bytes: BATCH_BYTES })
@@ -230,6 +230,18 @@ pub(crate) fn in_memory(columns: &SchemaRef) -> SchemaRef {
         Arc::new(field.as_ref().clone().with_data_type(kind))
     };
     Arc::new(Schema::new(columns.fields().iter().map(as_view).collect::<Vec<_>>()))
+}
+
+/// Times of 96 bits would be read as nanoseconds of 64, and those before 1677 or after 2262 as others.
+fn in_microseconds(stored: &ArrowReaderMetadata) -> SchemaRef {
+    let columns = stored.parquet_schema().columns();
+    let is_long = |name: &str| columns.iter().any(|c| c.physical_type() == Type::INT96 && c.name() == name);
+    let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let field = |field: &FieldRef| match is_long(field.name()) {
+        true => Arc::new(field.as_ref().clone().with_data_type(micros.clone())),
+        false => Arc::clone(field),
+    };
+    Arc::new(Schema::new(stored.schema().fields().iter().map(field).collect::<Vec<_>>()))
 }
 
 /// Makes the batches of inputs that are read side by side as large as `memory` allows.

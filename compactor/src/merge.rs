@@ -31,11 +31,13 @@ use chrono::NaiveDate;
 use futures::{StreamExt, TryStreamExt};
 use lake::schema::TableSchema;
 use lake::{DataFile, Table, range, sort};
+use object_store::ObjectStoreExt;
 use parquet::errors::ParquetError;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// How much memory a merge may take.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +111,10 @@ pub enum MergeError {
     TooLarge,
     #[error("what was merged, {path}, differs from its inputs: {difference}")]
     Different { path: String, difference: String },
+    /// Rows are left out by their place in the log, and more of them have such a place than there are copies: another
+    /// writer has given one place to several events.
+    #[error("rows of different events have the same partition and offset")]
+    Ambiguous { files: usize },
     #[error("stopped")]
     Stopped,
 }
@@ -182,25 +188,45 @@ pub async fn merge(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<Merged, MergeError> {
-    match merge_once(table, job, settings, cancel).await {
-        Err(error) if !error.is_retryable() => {
-            Err(cancel.run_until_cancelled(confirm(table, job, error)).await.unwrap_or(MergeError::Stopped))
+    let merged = match merge_once(table, job, settings, Copies::LeftOut, cancel).await {
+        Err(MergeError::Ambiguous { files }) => {
+            warn!(table = table.name(), files, "rows of different events have the same offset, copies stay");
+            merge_once(table, job, settings, Copies::Kept, cancel).await
         }
-        result => result,
+        merged => merged,
+    };
+    match merged {
+        Err(error) => Err(cancel.run_until_cancelled(confirm(table, job, error)).await.unwrap_or(MergeError::Stopped)),
+        merged => merged,
     }
 }
 
-/// Whether an input is at fault, or one answer of the store: reads the file again that the error names.
+/// Whether an input is at fault, or one answer of the store: looks again at the file that the error names.
 async fn confirm(table: &Table, job: &MergeJob, error: MergeError) -> MergeError {
     let (MergeError::Read { path, .. } | MergeError::Column { path, .. } | MergeError::Unknown { path, .. }) = &error
     else {
         return error;
     };
     let Some(file) = job.inputs.iter().find(|file| file.path == *path) else { return error };
+    if error.is_retryable() {
+        return expect_stored(table, file).await.err().unwrap_or(error);
+    }
     match read_through(table, file).await {
         Ok(()) => MergeError::Misread { path: path.clone(), source: Box::new(error) },
         Err(confirmed) => confirmed,
     }
+}
+
+/// A file that is gone, or that was cut off, will never be read, however often it is tried.
+async fn expect_stored(table: &Table, file: &DataFile) -> Result<(), MergeError> {
+    let difference = match table.store().head(&table.file_path(&file.path)).await {
+        Ok(object) if object.size != file.size => {
+            format!("it has {} bytes, and {} were committed", object.size, file.size)
+        }
+        Err(object_store::Error::NotFound { .. }) => "it is gone".to_owned(),
+        Ok(_) | Err(_) => return Ok(()),
+    };
+    Err(MergeError::Read { path: file.path.clone(), source: ParquetError::General(difference) })
 }
 
 async fn read_through(table: &Table, file: &DataFile) -> Result<(), MergeError> {
@@ -209,10 +235,18 @@ async fn read_through(table: &Table, file: &DataFile) -> Result<(), MergeError> 
     Ok(())
 }
 
+/// What becomes of the copies of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copies {
+    LeftOut,
+    Kept,
+}
+
 async fn merge_once(
     table: &Table,
     job: &MergeJob,
     settings: &Settings,
+    copies: Copies,
     cancel: &CancellationToken,
 ) -> Result<Merged, MergeError> {
     let stopped = || MergeError::Stopped;
@@ -227,8 +261,11 @@ async fn merge_once(
         stored: opened.files.iter().map(|file| file.size).sum::<u64>() / rows.max(1),
     };
     let columns = in_memory(&table.schema().arrow);
-    let duplicates = Duplicates::find(&inputs, &columns, settings.budget.search());
-    let duplicates = cancel.run_until_cancelled(duplicates).await.ok_or_else(stopped)??;
+    let mut duplicates = Duplicates::default();
+    if copies == Copies::LeftOut {
+        let found = Duplicates::find(&inputs, &columns, settings.budget.search());
+        duplicates = cancel.run_until_cancelled(found).await.ok_or_else(stopped)??;
+    }
     drop(inputs);
 
     let mut inputs = opened.sorted;
@@ -253,7 +290,10 @@ async fn merge_once(
     };
     let mut outputs = Outputs::new(target, rows);
     let filled = cancel.run_until_cancelled(fill(&mut outputs, &mut cursors, &duplicates, cancel)).await;
-    let dropped = match filled.ok_or_else(stopped).flatten() {
+    let is_exact = |dropped: &Dropped| dropped.rows == duplicates.len();
+    let ambiguous = || MergeError::Ambiguous { files: opened.files.len() };
+    let filled = filled.ok_or_else(stopped).flatten();
+    let dropped = match filled.and_then(|dropped| is_exact(&dropped).then_some(dropped).ok_or_else(ambiguous)) {
         Ok(dropped) => dropped,
         Err(error) => {
             outputs.abort().await;

@@ -89,9 +89,6 @@ async fn commit_of(table: &Table, version: u64) -> Vec<Action> {
     table.read_commit(version).await.unwrap().unwrap()
 }
 
-/// Longer than whatever is to happen meanwhile.
-const LATE: Fault = Fault::Delay(Duration::from_secs(2));
-
 /// A table in a lake whose store fails when it is told to.
 struct Fixture {
     directory: tempfile::TempDir,
@@ -303,11 +300,12 @@ async fn files_that_a_compactor_merged_meanwhile_are_looked_at_again() {
     let Fixture { directory: _directory, lake, faults, table } = fixture().await;
     append_six(&table).await;
     // The first rewritten file is late; until it is stored, all of them are merged.
-    faults.inject(Op::Put, "/seg-", LATE, 1);
-    let puts = faults.calls(Op::Put);
+    faults.inject(Op::Put, "/seg-", Fault::Hold, 1);
     let (deleted, merges) = tokio::join!(delete(&table, "device_id = 'd2'"), async {
-        until(async || faults.calls(Op::Put) > puts).await;
-        worker(&lake, eager()).turn(&CancellationToken::new()).await.unwrap().merges
+        until(async || faults.held() > 0).await;
+        let turn = worker(&lake, eager()).turn(&CancellationToken::new()).await.unwrap();
+        faults.release();
+        turn.merges
     });
     assert_eq!((merges, deleted.files_in, deleted.files_out, deleted.files_lost), (1, 1, 1, 6));
     assert_eq!(deleted.rows, 24);
@@ -319,13 +317,14 @@ async fn files_that_a_compactor_merged_meanwhile_are_looked_at_again() {
 async fn a_merge_of_files_that_a_deletion_replaced_does_not_bring_the_rows_back() {
     let Fixture { directory: _directory, lake, faults, table } = fixture().await;
     append_six(&table).await;
-    faults.inject(Op::Put, "/seg-", LATE, 1);
+    faults.inject(Op::Put, "/seg-", Fault::Hold, 1);
     let mut worker = worker(&lake, eager());
     let stop = CancellationToken::new();
-    let puts = faults.calls(Op::Put);
     let (turn, deleted) = tokio::join!(worker.turn(&stop), async {
-        until(async || faults.calls(Op::Put) > puts).await;
-        delete(&table, "device_id = 'd2'").await
+        until(async || faults.held() > 0).await;
+        let deleted = delete(&table, "device_id = 'd2'").await;
+        faults.release();
+        deleted
     });
     let turn = turn.unwrap();
     // What it lost it does anew, with what the deletion has put in place.
@@ -353,16 +352,17 @@ async fn two_deletions_at_a_time_both_delete_what_they_say() {
     assert_eq!(counts(&read(&table, None).await), rows);
 }
 
-/// Replaces the only file by another of the same rows, again and again: a compactor that is always faster.
-async fn replace_for_ever(table: Table) {
+/// Replaces the only file by another of the same rows while the deletion stores its own: a compactor that is always faster.
+async fn replace_for_ever(table: &Table, faults: &FaultyStore) {
     let mut state = table.load(Keep::Files, &[]).await.unwrap();
-    loop {
+    for number in 1.. {
+        until(async || faults.held() == number).await;
         let old = DataFile::clone(state.files().values().next().unwrap());
-        let rows = read_file(&table, &old).await;
-        let new = write_fragment(&table, table.schema(), &rows, None).await;
+        let rows = read_file(table, &old).await;
+        let new = write_fragment(table, table.schema(), &rows, None).await;
         let change = Change { operation: "OPTIMIZE", adds: vec![new], removes: vec![old], ..Change::default() };
         while table.commit(&mut state, &change).await.unwrap() != Outcome::Committed {}
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        faults.release();
     }
 }
 
@@ -370,10 +370,12 @@ async fn replace_for_ever(table: Table) {
 async fn who_is_outrun_by_compactors_again_and_again_says_so_and_has_deleted_nothing() {
     let Fixture { directory: _directory, faults, table, .. } = fixture().await;
     append_fragments(&table, 0, 0..1, Duration::ZERO).await;
-    faults.inject(Op::Put, "/seg-", Fault::Delay(Duration::from_millis(400)), usize::MAX);
-    let rival = tokio::spawn(replace_for_ever(table.clone()));
-    let error = deletion(&table, "device_id = 'd2'").await.run().await.unwrap_err();
-    rival.abort();
+    faults.inject(Op::Put, "/seg-", Fault::Hold, usize::MAX);
+    let mut deletion = deletion(&table, "device_id = 'd2'").await;
+    let error = tokio::select! {
+        ended = deletion.run() => ended.unwrap_err(),
+        () = replace_for_ever(&table, &faults) => unreachable!("it has no end"),
+    };
     assert!(matches!(error, DeleteError::Outrun { .. }), "{error:#}");
     assert!(error.to_string().contains("nothing was deleted"), "{error}");
     assert_eq!(counts(&read(&table, None).await), once(1, 0..1, &[]));
@@ -385,7 +387,7 @@ async fn a_deletion_whose_files_a_sweep_may_delete_before_the_commit_gives_up() 
     append_six(&table).await;
     let mut late = deletion_within(&table, "device_id = 'd2'", Duration::from_secs(2)).await;
     // While one file is late, the others get old.
-    faults.inject(Op::Put, "/seg-", LATE, 1);
+    faults.inject(Op::Put, "/seg-", Fault::Delay(Duration::from_secs(2)), 1);
     assert!(matches!(late.run().await.unwrap_err(), DeleteError::TooLong));
     assert_eq!(counts(&read(&table, None).await), once(1, 0..6, &[]));
 }
@@ -438,48 +440,6 @@ fn inject_after_commit(faults: &FaultyStore, fault: Fault) {
         faults.inject(Op::Get, name, Fault::Delay(Duration::ZERO), LOOKS);
     }
     faults.inject(Op::Get, "_delta_log", fault, usize::MAX);
-}
-
-/// A deletion that is killed while the store is asked for `op`, and one that comes after it.
-async fn killed_at(op: Op, path_part: &str, after_success: bool) {
-    let Fixture { directory: _directory, faults, table, .. } = fixture().await;
-    append_six(&table).await;
-    let mut first = deletion(&table, "device_id = 'd4'").await;
-    if after_success {
-        // The answer is lost, and everything afterwards hangs until the kill.
-        faults.inject(op, path_part, Fault::FailAfterSuccess, 1);
-        inject_after_commit(&faults, Fault::Stall);
-    } else {
-        faults.inject(op, path_part, Fault::Stall, usize::MAX);
-    }
-    // It is killed at the latest when it hangs; one that is slower is killed before that.
-    let killed = match after_success {
-        true => tokio::time::timeout(Duration::from_secs(3), first.run()).await,
-        false => tokio::time::timeout(Duration::from_millis(400), first.run()).await,
-    };
-    drop(first);
-    faults.heal();
-    assert!(killed.is_err(), "{op:?} {path_part}: nothing hung: {killed:?}");
-    let devices: &[&str] = if after_success { &["d4"] } else { &[] };
-    assert_eq!(counts(&read(&table, None).await), once(1, 0..6, devices), "{op:?} {path_part}");
-    append_fragments(&table, 0, 6..8, Duration::ZERO).await;
-    delete(&table, "device_id = 'd4'").await;
-    assert_eq!(counts(&read(&table, None).await), once(1, 0..8, &["d4"]), "{op:?} {path_part}");
-    check_every_version(&table, &["d4"]).await;
-}
-
-#[tokio::test]
-async fn a_deletion_killed_at_any_step_has_happened_or_not_at_all() {
-    for (op, path_part) in [
-        (Op::Get, "_delta_log"), // while it looks at the table
-        (Op::Get, "date="),      // while it reads
-        (Op::Put, "/seg-"),      // while it stores a file
-        (Op::Get, "/seg-"),      // while it reads it back
-        (Op::Put, "_delta_log"), // while it commits
-    ] {
-        killed_at(op, path_part, false).await;
-    }
-    killed_at(Op::Put, "_delta_log", true).await;
 }
 
 #[tokio::test]
@@ -551,15 +511,19 @@ async fn after_the_retention_no_data_file_holds_such_a_row() {
     let Fixture { directory, lake, faults, table } = fixture().await;
     append_six(&table).await;
     // One that loses against a compactor leaves its files behind, and so does one that is killed.
-    faults.inject(Op::Put, "/seg-", LATE, 1);
-    let puts = faults.calls(Op::Put);
+    faults.inject(Op::Put, "/seg-", Fault::Hold, 1);
     tokio::join!(delete(&table, "device_id = 'd1'"), async {
-        until(async || faults.calls(Op::Put) > puts).await;
-        worker(&lake, eager()).turn(&CancellationToken::new()).await.unwrap()
+        until(async || faults.held() > 0).await;
+        worker(&lake, eager()).turn(&CancellationToken::new()).await.unwrap();
+        faults.release();
     });
+    let met = faults.injected();
     faults.inject(Op::Put, "_delta_log", Fault::Stall, 1);
     let mut killed = deletion(&table, "device_id = 'd2'").await;
-    assert!(tokio::time::timeout(Duration::from_millis(400), killed.run()).await.is_err());
+    tokio::select! {
+        () = until(async || faults.injected() > met) => {}
+        ended = killed.run() => panic!("nothing hung: {ended:?}"),
+    }
     drop(killed);
     faults.heal();
     delete(&table, "device_id IN ('d2', 'd3')").await;

@@ -1,5 +1,7 @@
 //! Files of several configurations become one, with the table's columns, whatever the compactor was told of them.
 
+mod foreign;
+
 use arrow::array::{Array, RecordBatch, UInt32Array};
 use arrow::compute::{cast, concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};

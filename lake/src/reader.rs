@@ -30,6 +30,10 @@ pub struct FileReader {
 impl FileReader {
     /// Fetches the object if it is small.
     pub async fn open(store: Arc<dyn ObjectStore>, location: Path, size: u64) -> Result<FileReader, ParquetError> {
+        if size == 0 {
+            // A store would be asked for no bytes at all, and refuse that in words of its own.
+            return Err(ParquetError::EOF(format!("{location} is empty")));
+        }
         let mut reader = FileReader { store, location, size, whole: None };
         if size <= WHOLE_BYTES {
             reader.whole = Some(reader.get_bytes(0..size).await?);

@@ -76,7 +76,12 @@ fn insert(map: &mut Map<String, Value>, name: &str, value: Option<Value>) {
 
 fn keep(kept: &mut Option<Bound>, new: Option<Bound>, wanted: Ordering) {
     let Some(new) = new else { return };
-    if kept.as_ref().is_none_or(|old| new.partial_cmp(old) == Some(wanted)) {
+    let order = |old: &Bound| match (&new, old) {
+        // As columns and readers order them: whatever is not a number is above all that are.
+        (Bound::Float(new), Bound::Float(old)) => Some(new.total_cmp(old)),
+        (new, old) => new.partial_cmp(old),
+    };
+    if kept.as_ref().is_none_or(|old| order(old) == Some(wanted)) {
         *kept = Some(new);
     }
 }
@@ -169,7 +174,7 @@ fn millis(millis: i64) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{StringArray, TimestampMicrosecondArray};
+    use arrow::array::{Float64Array, StringArray, TimestampMicrosecondArray};
     use arrow::datatypes::{Field, Schema};
     use serde_json::json;
     use std::sync::Arc;
@@ -201,6 +206,19 @@ mod tests {
         assert_eq!(stats.max["time"], json!("1970-01-01T00:00:00.002Z"));
         assert!(!stats.min.contains_key("device_id"));
         assert_eq!((&stats.nulls["device_id"], &stats.nulls["absent"]), (&json!(1), &json!(1)));
+    }
+
+    #[test]
+    fn what_is_not_a_number_leaves_no_bound_that_readers_would_skip_it_by() {
+        let batch = |value: f64| {
+            let values = Float64Array::from(vec![value, 1.0]);
+            let schema = Schema::new(vec![Field::new("time", DataType::Float64, true)]);
+            RecordBatch::try_new(Arc::new(schema), vec![Arc::new(values)]).unwrap()
+        };
+        for values in [[5.0, f64::NAN], [f64::NAN, 5.0]] {
+            let stats = collect(&values.map(batch));
+            assert_eq!((stats.min.get("time"), stats.max.get("time")), (Some(&json!(1.0)), None));
+        }
     }
 
     #[test]

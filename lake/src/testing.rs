@@ -54,6 +54,8 @@ pub enum Fault {
     FailAfterSuccess,
     /// The request waits before it arrives.
     Delay(Duration),
+    /// The request waits until it is released, and then arrives.
+    Hold,
     /// There is never an answer, unless waiting is cut off, and the request never arrives.
     Stall,
     /// The request succeeds, and the answer says that the object was there before: what a store says of one's own object
@@ -90,6 +92,8 @@ struct Control {
     planned: Mutex<Vec<Planned>>,
     calls: Mutex<HashMap<Op, usize>>,
     injected: AtomicUsize,
+    held: AtomicUsize,
+    released: watch::Sender<usize>,
     is_cut: watch::Sender<bool>,
 }
 
@@ -150,6 +154,16 @@ impl FaultyStore {
         lock(&self.control.planned).clear();
     }
 
+    /// How many calls were held so far, also those that were released since.
+    pub fn held(&self) -> usize {
+        self.control.held.load(Ordering::Relaxed)
+    }
+
+    /// Lets all calls go on that are held now.
+    pub fn release(&self) {
+        self.control.released.send_replace(self.held());
+    }
+
     /// Requests that wait for an answer in vain are cut off, now and from now on.
     pub fn cut_off(&self) {
         self.control.is_cut.send_replace(true);
@@ -184,6 +198,12 @@ impl Control {
         let _ = self.is_cut.subscribe().wait_for(|is_cut| *is_cut).await;
     }
 
+    async fn wait_for_release(&self) {
+        let number = self.held.fetch_add(1, Ordering::Relaxed) + 1;
+        // The same.
+        let _ = self.released.subscribe().wait_for(|released| *released >= number).await;
+    }
+
     async fn run<T>(&self, op: Op, path: &Path, call: impl Future<Output = Result<T>>) -> Result<T> {
         self.answer(self.take(op, path.as_ref()), op, path, call).await
     }
@@ -206,10 +226,16 @@ impl Control {
                 tokio::time::sleep(duration).await;
                 call.await
             }
+            Some(Fault::Hold) => {
+                self.wait_for_release().await;
+                call.await
+            }
             Some(fault @ Fault::Stall) => {
                 self.wait_for_cut().await;
                 Err(injected(fault, op, path))
             }
+            // Nothing is made by reading, nor by deleting.
+            Some(Fault::ExistsAfterSuccess) if matches!(op, Op::Get | Op::List | Op::Delete) => call.await,
             Some(Fault::ExistsAfterSuccess) => {
                 call.await?;
                 Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "injected".into() })
@@ -236,6 +262,10 @@ impl Control {
                 }
                 Some(Fault::Delay(duration)) => {
                     tokio::time::sleep(duration).await;
+                    items
+                }
+                Some(Fault::Hold) => {
+                    self.wait_for_release().await;
                     items
                 }
                 Some(fault @ Fault::Stall) => {
@@ -436,6 +466,24 @@ mod tests {
         assert!(store.delete(&Path::from("a")).await.is_err());
         store.get(&Path::from("a")).await.unwrap();
         assert_eq!(store.injected(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_held_goes_on_when_it_is_released_and_the_next_waits_anew() {
+        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        store.inject(Op::Put, "", Fault::Hold, 2);
+        for number in 1..=2 {
+            let path = Path::from(format!("{number}"));
+            let release = async {
+                while store.held() < number {
+                    tokio::task::yield_now().await;
+                }
+                assert!(store.get(&path).await.is_err());
+                store.release();
+            };
+            tokio::join!(store.put(&path, "x".into()), release).0.unwrap();
+            store.get(&path).await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -1,11 +1,12 @@
 //! Asks an engine without a pause. Every answer must be a state of the log: a device posts 0, 1, 2 and so on, a third of
 //! them for each of three dates, so what has come of it follows from how much has come.
 
+use super::KEEP_REMOVED;
 use super::engine::{Engine, Line, Summary};
 use crate::support::device::Device;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Analyst {
     stop: Arc<AtomicBool>,
+    grew: Arc<AtomicU32>,
     thread: JoinHandle<Seen>,
 }
 
@@ -25,6 +27,8 @@ pub struct Seen {
     pub grew: u32,
     pub events: u64,
     pub longest_query: Duration,
+    /// Queries that failed and took longer than files are kept for them: nobody has promised them anything.
+    pub too_slow: u32,
 }
 
 /// An analyst that is stopped early asks so often all the same.
@@ -35,9 +39,15 @@ pub const ERASED: usize = 100;
 
 impl Analyst {
     pub fn start(engine: Engine) -> Analyst {
-        let stop = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&stop);
-        Analyst { stop, thread: std::thread::spawn(move || ask(engine, &until)) }
+        let (stop, grew) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let (until, told) = (Arc::clone(&stop), Arc::clone(&grew));
+        Analyst { stop, grew, thread: std::thread::spawn(move || ask(engine, &until, &told)) }
+    }
+
+    /// How many answers so far had more events than the one before. Panics if an answer was wrong.
+    pub fn grew(&self) -> u32 {
+        assert!(!self.thread.is_finished(), "an answer was wrong");
+        self.grew.load(Ordering::Relaxed)
     }
 
     /// Panics if an answer was wrong, or none.
@@ -47,13 +57,22 @@ impl Analyst {
     }
 }
 
-fn ask(mut engine: Engine, stop: &AtomicBool) -> Seen {
-    let mut seen = Seen { engine: engine.name(), queries: 0, grew: 0, events: 0, longest_query: Duration::ZERO };
+fn ask(mut engine: Engine, stop: &AtomicBool, grew: &AtomicU32) -> Seen {
+    let longest_query = Duration::ZERO;
+    let mut seen = Seen { engine: engine.name(), queries: 0, grew: 0, events: 0, longest_query, too_slow: 0 };
     let (mut before, mut is_erased) = (BTreeMap::<String, u64>::new(), false);
     while !stop.load(Ordering::Relaxed) || seen.queries < FEWEST {
         let began = Instant::now();
-        let lines = engine.ask();
-        seen.longest_query = seen.longest_query.max(began.elapsed());
+        let (answer, took) = (engine.ask(), began.elapsed());
+        seen.longest_query = seen.longest_query.max(took);
+        seen.queries += 1;
+        let lines = match answer {
+            Err(_) if took >= KEEP_REMOVED => {
+                seen.too_slow += 1;
+                continue;
+            }
+            answer => answer.unwrap_or_else(|complaint| panic!("{} after {took:?}: {complaint}", seen.engine)),
+        };
         let now = prefixes(lines).unwrap_or_else(|wrong| panic!("{}: {wrong}", seen.engine));
         let erased = Device::name_of(ERASED);
         is_erased |= before.contains_key(&erased) && !now.contains_key(&erased);
@@ -63,8 +82,8 @@ fn ask(mut engine: Engine, stop: &AtomicBool) -> Seen {
             assert!(found >= *events, "{}: {device} has {found} events after {events}", seen.engine);
         }
         let events = now.values().sum();
-        seen.queries += 1;
         seen.grew += u32::from(events > seen.events);
+        grew.store(seen.grew, Ordering::Relaxed);
         (seen.events, before) = (events, now);
     }
     seen

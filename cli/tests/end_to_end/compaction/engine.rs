@@ -55,10 +55,10 @@ impl Engine {
         }
     }
 
-    /// What is in the table now. Panics over whatever the engine complains of.
-    pub fn ask(&mut self) -> Vec<Line> {
+    /// What is in the table now, or what the engine complains of.
+    pub fn ask(&mut self) -> Result<Vec<Line>, String> {
         let lines = match self {
-            Engine::DuckDb { session, url } => session.rows(&format!(
+            Engine::DuckDb { session, url } => session.ask(&format!(
                 "SELECT device_id AS device, count(*) AS rows,
                         count(DISTINCT (kafka_partition, kafka_offset)) AS places, sum(seq)::BIGINT AS sum,
                         min(seq) AS first, max(seq) AS last
@@ -67,7 +67,7 @@ impl Engine {
             Engine::Python(python) => python.ask(),
         };
         let line = |line| serde_json::from_value(line).unwrap_or_else(|err| panic!("{err}"));
-        lines.into_iter().map(line).collect()
+        Ok(lines?.into_iter().map(line).collect())
     }
 }
 
@@ -92,11 +92,14 @@ impl Python {
         Python { name, child, questions, answers }
     }
 
-    fn ask(&mut self) -> Vec<Value> {
+    fn ask(&mut self) -> Result<Vec<Value>, String> {
         writeln!(self.questions).unwrap();
         let mut answer = String::new();
         self.answers.read_line(&mut answer).unwrap();
-        serde_json::from_str(&answer).unwrap_or_else(|err| panic!("{}: {err}: {answer:?}", self.name))
+        match serde_json::from_str(&answer).unwrap_or_else(|err| panic!("{}: {err}: {answer:?}", self.name)) {
+            Value::Array(rows) => Ok(rows),
+            complaint => Err(complaint.to_string()),
+        }
     }
 }
 

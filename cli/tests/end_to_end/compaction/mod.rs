@@ -22,11 +22,7 @@ const FAILED: &str = "lakehose_compactor_jobs_failed_total";
 const LOST: &str = "lakehose_compactor_races_lost_total";
 
 /// What was merged is deleted as soon as no query of these can hold it, on a machine that is busy with other tests.
-const SWEPT_SOON: [(&str, &str); 3] = [
-    ("LAKEHOSE_COMPACTION_KEEP_REMOVED", "25s"),
-    ("LAKEHOSE_COMPACTION_KEEP_ORPHANS", "60s"),
-    ("LAKEHOSE_COMPACTION_COMMIT_WITHIN", "30s"),
-];
+const KEEP_REMOVED: Duration = Duration::from_secs(25);
 
 /// Whatever there is, is merged at once.
 fn place() -> Place {
@@ -37,7 +33,13 @@ fn place() -> Place {
 }
 
 fn compactor(place: &Place) -> Lakehose {
-    place.try_start("compactor", &SWEPT_SOON).unwrap_or_else(|said| panic!("{said}"))
+    let keep_removed = format!("{}s", KEEP_REMOVED.as_secs());
+    let swept_soon = [
+        ("LAKEHOSE_COMPACTION_KEEP_REMOVED", keep_removed.as_str()),
+        ("LAKEHOSE_COMPACTION_KEEP_ORPHANS", "10m"),
+        ("LAKEHOSE_COMPACTION_COMMIT_WITHIN", "5m"),
+    ];
+    place.try_start("compactor", &swept_soon).unwrap_or_else(|said| panic!("{said}"))
 }
 
 #[test]
@@ -56,26 +58,24 @@ fn readers_see_every_event_once_all_the_time_while_files_are_merged_and_deleted(
     let erased = Fleet::start(ingest.gateway(), erased, ERASED);
 
     let duckdb = Analyst::start(Engine::duckdb(&url));
-    fleet.wait_for(5_000);
+    fleet.wait_for(2_000);
     let others = [Analyst::start(Engine::polars(&url)), Analyst::start(Engine::deltalake(&url))];
     wait_until_all_merge(&place, &mut compactors);
-    fleet.wait_for(25_000);
+    let have_grown = |least| duckdb.grew() >= least && others.iter().all(|other| other.grew() >= least);
+    wait_for("every engine has seen events come", PATIENCE, || have_grown(5).then_some(()));
     erase(&place, erased, &mut table);
     compactors.remove(0).kill();
     compactors.push(compactor(&place));
+    wait_for("every engine has seen more of them", PATIENCE, || have_grown(10).then_some(()));
     for other in others {
-        let seen = other.stop();
-        println!("{seen:?}");
-        assert!(seen.grew > 2, "{seen:?}");
+        println!("{:?}", other.stop());
     }
     wait_for("files are deleted", PATIENCE, || (sum(&compactors, DELETED) > 10.0).then_some(()));
     wait_until_all_merge(&place, &mut compactors);
 
     let ledger = fleet.stop();
     Topic::new(&servers::kafka(), dataset).wait_until_no_lag();
-    let seen = duckdb.stop();
-    println!("{seen:?}");
-    assert!(seen.grew > 10, "{seen:?}");
+    println!("{:?}", duckdb.stop());
     for series in [REPLACED, DELETED, LOST, FAILED] {
         println!("{series}: {}", sum(&compactors, series));
     }

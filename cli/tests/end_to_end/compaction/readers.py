@@ -1,6 +1,6 @@
 """usage: readers.py polars|deltalake URL
 
-Answers each line on standard input with a line of JSON: what the table holds, by device and date.
+Answers each line on standard input with a line of JSON: what the table holds, by device and date, or {"error": "..."}.
 """
 
 import json
@@ -13,7 +13,11 @@ def main(engine, url):
     options = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     options["AWS_ALLOW_HTTP"] = "true"
     for _ in sys.stdin:
-        print(json.dumps(ask(url, options)), flush=True)
+        try:
+            answer = ask(url, options)
+        except Exception as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
 
 
 def with_polars(url, options):

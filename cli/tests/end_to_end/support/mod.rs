@@ -39,4 +39,4 @@ pub fn wait_for<T>(what: &str, within: Duration, mut holds: impl FnMut() -> Opti
 }
 
 /// Long enough for whatever must happen sooner or later.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);

@@ -1,8 +1,12 @@
 //! Every request of a compactor's work meets every fault once. Whatever that does to the work under way, every version of
-//! the table has the same rows, and the work gets done afterwards.
+//! the table has the same rows, and the work gets done afterwards. The same for a deletion, and for a sweep that has
+//! everything to do.
 //!
 //! No step is named here: the requests of a clean run are counted, and the first, the second and so on is made to fail.
 
+mod deletion;
+mod sweep;
+#[path = "../support/mod.rs"]
 mod support;
 
 use bytesize::ByteSize;
@@ -244,6 +248,11 @@ async fn a_request_whose_answer_is_lost_costs_a_turn_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_store_that_says_412_of_ones_own_object_costs_a_turn_and_nothing_else() {
+    each_request_meets(&Work::make(false).await, "", Fault::ExistsAfterSuccess).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_read_that_ends_early_is_tried_again_and_never_merged() {
     each_meets(ALL, Fault::Truncate).await;
 }
@@ -298,7 +307,7 @@ fn a_compactor_that_waits_for_a_store_without_an_answer_stops_when_told_to() {
             let role = tokio::spawn(compactor::run(config(), deps(&attempt.lake), stop.clone()));
             attempt.met().await;
             stop.cancel();
-            let ended = tokio::time::timeout(Duration::from_secs(2), role).await;
+            let ended = tokio::time::timeout(Duration::from_secs(30), role).await;
             ended.unwrap_or_else(|_| panic!("waits for request {request}")).unwrap().unwrap();
         });
         stopped.shutdown_background();
