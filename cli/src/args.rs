@@ -108,7 +108,7 @@ pub struct Compact {
     /// The dataset whose table is meant, or its table of dead letters, events__dead for `events`
     pub dataset: String,
     /// Only this date [default: all of them]
-    #[arg(long, value_name = "YYYY-MM-DD")]
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = date)]
     pub date: Option<NaiveDate>,
     /// Say what would be merged, and merge nothing
     #[arg(long)]
@@ -250,6 +250,10 @@ impl Args {
             brokers: kafka.and_then(|kafka| kafka.brokers.clone()),
         }
     }
+}
+
+fn date(text: &str) -> Result<NaiveDate, &'static str> {
+    text.parse().map_err(|_| "it is no date such as 2026-11-22")
 }
 
 /// Clap's message without its usage and hints, which take many lines.

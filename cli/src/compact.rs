@@ -6,6 +6,7 @@ use crate::args;
 use crate::config::Config;
 use crate::failure::with_advice;
 use crate::print;
+use crate::shutdown;
 use crate::tables;
 use anyhow::{Context, anyhow, bail};
 use chrono::NaiveDate;
@@ -25,13 +26,7 @@ pub async fn run(args: &args::Compact, config: &Config, line: Option<ProgressBar
     if args.dry_run {
         return print::to_stdout(print_plan(&request.plan(), args.json, &mut BufWriter::new(io::stdout().lock())));
     }
-    let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.cancel();
-        }
-    });
+    let shutdown = shutdown::on_signal()?;
     let (began, progress) = (Instant::now(), Progress::begin(line));
     let mut done = Done { files_before: request.files(), ..Done::default() };
     let merged = merge_all(&mut request, &mut done, &progress, &shutdown).await;
@@ -108,12 +103,16 @@ impl Done {
     }
 
     fn to_sentence(&self, table: &str, took: Duration) -> String {
-        let Done { files_before, files_after, sum, .. } = self;
+        let Done { files_before, files_after, sum, lost, .. } = self;
+        let others = match lost {
+            0 => String::new(),
+            lost => format!(", merges that another compactor was faster with {}", HumanCount(*lost)),
+        };
         if sum.merges == 0 {
-            return format!("{table}: nothing was merged, files {}", HumanCount(*files_after));
+            return format!("{table}: nothing was merged, files {}{others}", HumanCount(*files_after));
         }
         format!(
-            "{table}: files {} -> {}, merges {}, rows {}, duplicates dropped {}, bytes {} -> {}, {:.1} s",
+            "{table}: files {} -> {}, merges {}, rows {}, duplicates dropped {}, bytes {} -> {}{others}, {:.1} s",
             HumanCount(*files_before),
             HumanCount(*files_after),
             HumanCount(sum.merges),
@@ -131,7 +130,8 @@ struct Progress(Option<ProgressBar>);
 
 impl Progress {
     fn begin(line: Option<ProgressBar>) -> Progress {
-        let template = "{elapsed_precise}  {bar:30}  {bytes} of {total_bytes}  {msg}";
+        // What does not fit into the line is cut: a line that is too long would be drawn again and again.
+        let template = "{elapsed}  {bar:20}  {bytes} of {total_bytes}  {wide_msg}";
         Progress(line.inspect(|line| {
             line.set_style(ProgressStyle::with_template(template).expect("a template"));
             line.enable_steady_tick(TOLD_EVERY);
@@ -156,6 +156,10 @@ impl Progress {
 
 fn print_plan(jobs: &[MergeJob], as_json: bool, out: &mut impl Write) -> io::Result<()> {
     let all = |of: fn(&MergeJob) -> u64| jobs.iter().map(of).sum::<u64>();
+    if !as_json && jobs.is_empty() {
+        writeln!(out, "dry run, nothing was merged; no merge is worth it")?;
+        return out.flush();
+    }
     if !as_json {
         writeln!(out, "{:<10}  {:>8}  {:>12}  {:>14}", "date", "files", "rows", "bytes")?;
     }
@@ -197,6 +201,10 @@ mod tests {
         let took = Duration::from_millis(2_340);
         let mut done = Done { files_before: 1_204, files_after: 1_204, ..Done::default() };
         assert_eq!(done.to_sentence("events", took), "events: nothing was merged, files 1,204");
+        done.lost = 3;
+        let lost = "events: nothing was merged, files 1,204, merges that another compactor was faster with 3";
+        assert_eq!(done.to_sentence("events", took), lost);
+        done.lost = 0;
         let one =
             Sum { merges: 1, files_in: 600, files_out: 1, rows: 90, duplicates: 10, bytes_in: 2_048, bytes_out: 1_024 };
         done.sum += one;

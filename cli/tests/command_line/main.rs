@@ -65,7 +65,7 @@ fn a_wrong_argument_is_told_in_one_line() {
         (&["delete", "events", "--where", "device_id = 7"], &["--where", "7 is not a text in single quotes", "AND"]),
         (&["delete", "events", "--where", "temp > 3"], &["--where", "temp", "device_id, id or type", "BETWEEN"]),
         (&["compact"], &["<DATASET>"]),
-        (&["compact", "events", "--date", "yesterday"], &["yesterday", "--date"]),
+        (&["compact", "events", "--date", "yesterday"], &["yesterday", "--date", "no date such as 2026-11-22"]),
         (&["history", "events", "--limit", "many"], &["many", "--limit"]),
         (&["keys", "create"], &["<NAME>"]),
         (&["keys", "create", "a b"], &["a b", "letters, digits"]),
