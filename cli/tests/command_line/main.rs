@@ -62,6 +62,7 @@ fn a_wrong_argument_is_told_in_one_line() {
         (&["files"], &["<DATASET>"]),
         (&["files", "events", "--version", "newest"], &["newest", "--version"]),
         (&["delete", "events"], &["--where"]),
+        (&["delete", "events", "--where", "id = 'x'", "--where-file", "ids"], &["--where", "--where-file"]),
         (&["delete", "events", "--where", "device_id = 7"], &["--where", "7 is not a text in single quotes", "AND"]),
         (&["delete", "events", "--where", "temp > 3"], &["--where", "temp", "device_id, id or type", "BETWEEN"]),
         (&["compact"], &["<DATASET>"]),
@@ -241,6 +242,33 @@ fn nothing_is_deleted_without_being_asked_for_nor_from_what_is_no_table_of_event
     std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
     let (_, line) = delete(&["heartbeats", "--yes"]);
     assert_says(&line, &["heartbeats", "events", "--lake"]);
+}
+
+#[test]
+fn a_condition_may_stand_in_a_file_and_what_is_wrong_with_it_is_told_with_its_name() {
+    let directory = empty();
+    let write = |condition: &str| std::fs::write(directory.path().join("ids.sql"), condition).unwrap();
+    let delete = |file: &str| lakehose(directory.path(), &["delete", "events", "--where-file", file, "--dry-run"]);
+    assert_says(&complaint(delete("ids.sql")).1, &["nothing was deleted", "--where-file ids.sql", "No such file"]);
+    for (wrong, words) in
+        [("id = 7", "7 is not a text in single quotes"), ("", "cannot be read"), ("\n", "cannot be read")]
+    {
+        write(wrong);
+        assert_says(&complaint(delete("ids.sql")).1, &["nothing was deleted", "--where-file ids.sql", words]);
+    }
+    assert!(Running::start(up(directory.path(), "", &[])).stop().status.success());
+    let ids: Vec<String> = (0..100_000).map(|id| format!("'event-{id}'")).collect();
+    let many = format!("id IN (\n{}\n)\n", ids.join(",\n"));
+    write(&many);
+    let output = delete("ids.sql").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, "dry run, nothing was deleted; no row of events at version 0 is meant\n");
+
+    let mut child = delete("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(many.as_bytes()).unwrap();
+    let mut said_again = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said_again).unwrap();
+    assert_eq!((child.wait().unwrap().code(), said_again), (Some(0), said));
 }
 
 #[test]
