@@ -6,6 +6,7 @@
 use crate::checksum::RowHasher;
 use crate::input::{Batches, Input};
 use crate::merge::MergeError;
+use crate::metrics;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{OwnedRow, Row, Rows};
@@ -128,6 +129,7 @@ impl Cursors {
         }
         self.checksum = self.checksum.wrapping_add(self.hasher.sum(&batch, &mut self.hashes));
         self.rows += batch.num_rows() as u64;
+        metrics::rows_read(batch.num_rows());
         cursor.previous = Some(keys.row(keys.num_rows() - 1).owned());
         cursor.keys = keys;
         cursor.row = 0;
