@@ -222,6 +222,29 @@ fn a_table_that_is_not_there_is_told_with_those_that_could_be() {
 }
 
 #[test]
+fn a_table_of_another_program_is_told_to_be_one() {
+    let directory = empty();
+    let log = directory.path().join("lakehose-data/lake/events/_delta_log");
+    std::fs::create_dir_all(&log).unwrap();
+    let schema =
+        r#"{\"type\":\"struct\",\"fields\":[{\"name\":\"a\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}}]}"#;
+    let commit = [
+        r#"{"protocol":{"minReaderVersion":1,"minWriterVersion":2}}"#.to_owned(),
+        format!(
+            r#"{{"metaData":{{"id":"0","format":{{"provider":"parquet","options":{{}}}},"schemaString":"{schema}","partitionColumns":[],"configuration":{{}}}}}}"#
+        ),
+        r#"{"add":{"path":"a.parquet","partitionValues":{},"size":1,"modificationTime":0,"dataChange":true}}"#
+            .to_owned(),
+    ];
+    std::fs::write(log.join("00000000000000000000.json"), commit.join("\n")).unwrap();
+    for args in [&["files", "events"][..], &["compact", "events"], &["sweep", "events"]] {
+        assert_says(&complaint(lakehose(directory.path(), args)).1, &["events", "a.parquet", "another program"]);
+    }
+    let (_, line) = complaint(lakehose(directory.path(), &["delete", "events", "--where", "id = 'x'", "--yes"]));
+    assert_says(&line, &["nothing was deleted", "another program"]);
+}
+
+#[test]
 fn nothing_is_deleted_without_being_asked_for_nor_from_what_is_no_table_of_events() {
     let directory = empty();
     let delete = |args: &[&str]| {
@@ -295,6 +318,10 @@ fn a_sweep_tells_what_would_go_and_what_waits_before_it_takes_it_away() {
     let (code, line) = complaint(lakehose(directory.path(), &["sweep", "evnets"]));
     assert_eq!(code, 1);
     assert_says(&line, &["evnets", "events"]);
+    for table in ["events__dead", "events__dead_replays"] {
+        let (_, line) = complaint(lakehose(directory.path(), &["sweep", table]));
+        assert_says(&line, &[table, "lakehose sweep events"]);
+    }
     std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
     let (_, line) = complaint(lakehose(directory.path(), &["sweep", "events"]));
     assert_says(&line, &["no table", "lake/events", "--lake"]);

@@ -62,6 +62,14 @@ fn a_table_is_merged_on_request_and_its_history_tells() {
     says(&place, &["compact", dataset], &["nothing was merged"]);
     says(&place, &["compact", &format!("{dataset}__dead")], &["nothing was merged, files 0"]);
 
+    let (_, listed) = place.run(&["files", dataset, "--json", "--log", "warn"]);
+    let list = place.path().join("files.ndjson");
+    std::fs::write(&list, listed).unwrap();
+    let read = "read_parquet(getvariable('files'), hive_partitioning = true, union_by_name = true)";
+    table.duckdb.rows(&format!("SET VARIABLE files = (SELECT list(url) FROM read_json('{}'))", list.display()));
+    let sql = format!("SELECT count(*) FROM {read} WHERE date >= DATE '2020-01-01'");
+    assert_eq!(table.duckdb.number(&sql) as u64, rows, "as QUERYING.md has it");
+
     let files = lines(&place, &["files", dataset, "--json"]);
     assert!(files.iter().all(|file| file["kind"] == "segment" && file["sort_column"] == "device_id"), "{files:?}");
     assert!(files[0]["min"].as_str().unwrap() <= files[0]["max"].as_str().unwrap(), "{files:?}");
