@@ -7,10 +7,11 @@ use crate::config::Overrides;
 use crate::dead::args::Dead;
 use crate::keys::args::Keys;
 use crate::listen::ListenAddr;
+use crate::print::cut;
 use crate::telemetry::LogFormat;
 use chrono::NaiveDate;
 use clap::builder::BoolishValueParser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use compactor::delete::Predicate;
 use std::path::PathBuf;
@@ -108,7 +109,7 @@ pub struct Compact {
     /// The dataset whose table is meant, or its table of dead letters, events__dead for `events`
     pub dataset: String,
     /// Only this date [default: all of them]
-    #[arg(long, value_name = "YYYY-MM-DD")]
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = date)]
     pub date: Option<NaiveDate>,
     /// Say what would be merged, and merge nothing
     #[arg(long)]
@@ -147,8 +148,11 @@ pub struct Delete {
     /// The dataset whose rows are meant
     pub dataset: String,
     /// Which rows: conditions joined by AND, such as "device_id = 'x' AND time < '2026-11-22'"
-    #[arg(long = "where", value_name = "CONDITION")]
-    pub predicate: Predicate,
+    #[arg(long = "where", value_name = "CONDITION", required_unless_present = "where_file")]
+    pub predicate: Option<Predicate>,
+    /// The condition from a file, or from standard input if it is `-`: for more values than a command line takes
+    #[arg(long, value_name = "FILE", conflicts_with = "predicate")]
+    pub where_file: Option<PathBuf>,
     /// Say what would be deleted, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -223,7 +227,7 @@ impl Args {
                 ExitCode::from(err.exit_code() as u8)
             }
             _ => {
-                eprintln!("lakehose: {}; see `lakehose --help`", one_sentence(&err.to_string()));
+                eprintln!("lakehose: {}; see `lakehose --help`", one_sentence(&with_short_value(err).to_string()));
                 ExitCode::from(2)
             }
         })
@@ -252,6 +256,22 @@ impl Args {
     }
 }
 
+fn date(text: &str) -> Result<NaiveDate, &'static str> {
+    text.parse().map_err(|_| "it is no date such as 2026-11-22")
+}
+
+/// The same mistake, of which the value is not repeated at length.
+fn with_short_value(mut err: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(value)) = err.get(ContextKind::InvalidValue) {
+        let value = cut(value, VALUE);
+        err.insert(ContextKind::InvalidValue, ContextValue::String(value));
+    }
+    err
+}
+
+/// Bytes of a wrong value that are repeated.
+const VALUE: usize = 200;
+
 /// Clap's message without its usage and hints, which take many lines.
 fn one_sentence(message: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(message);
@@ -276,5 +296,14 @@ mod tests {
         let sentence = one_sentence(&err.to_string());
         assert!(sentence.contains("--listen") && sentence.contains("127.0.0.1:8080"), "{sentence}");
         assert!(!sentence.contains('\n') && !sentence.contains("Usage"), "{sentence}");
+    }
+
+    #[test]
+    fn a_value_of_a_hundred_thousand_bytes_is_not_repeated() {
+        let many = format!("device_id NOT IN ({})", vec!["'ü'"; 25_000].join(", "));
+        let err = Args::try_parse_from(["lakehose", "delete", "events", "--where", &many]).unwrap_err();
+        let sentence = one_sentence(&with_short_value(err).to_string());
+        assert!(sentence.len() < 1_000, "{} bytes", sentence.len());
+        assert!(sentence.contains("device_id NOT IN ('ü'") && sentence.contains("joined by AND"), "{sentence}");
     }
 }

@@ -5,29 +5,34 @@
 use crate::args::Delete;
 use crate::config::Config;
 use crate::failure::with_advice;
+use crate::print::counted;
+use crate::shutdown;
 use crate::tables;
 use anyhow::{Context, bail};
 use chrono::{NaiveDate, SecondsFormat, Utc};
-use compactor::delete::{DeleteError, Deleted, Deletion, Found, Progress, Settings};
+use compactor::delete::{DeleteError, Deleted, Deletion, Found, Predicate, Progress, Settings};
 use compactor::merge::Budget;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use lake::dataset::{dead_replays_table, dead_table};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use tokio::sync::watch;
 
 pub async fn run(args: &Delete, config: &Config, line: Option<ProgressBar>) -> anyhow::Result<()> {
     refuse_dead_letters(&args.dataset)?;
-    if !args.dry_run && !args.yes && !io::stdin().is_terminal() {
+    let can_ask = io::stdin().is_terminal() && !reads_stdin(args);
+    if !args.dry_run && !args.yes && !can_ask {
         bail!("nothing was deleted: there is no terminal to ask on; look at --dry-run first, then give --yes");
     }
+    let predicate = predicate(args)?;
     let lake = tables::open_existing_lake(config).await?;
     let table = tables::open_table(config, &lake, &args.dataset).await?;
     let settings =
         Settings { budget: Budget::new(config.memory.compactor), keep_orphans: config.compaction.keep_orphans };
     let nothing = || format!("nothing was deleted from {}", args.dataset);
-    let deletion = Deletion::new(table, args.predicate.clone(), settings).await;
+    let deletion = Deletion::new(table, predicate, settings).await;
     let mut deletion = deletion.with_context(nothing)?;
     let progress = deletion.progress();
     if args.dry_run || !args.yes {
@@ -41,9 +46,34 @@ pub async fn run(args: &Delete, config: &Config, line: Option<ProgressBar>) -> a
             bail!("nothing was deleted: the answer was not yes");
         }
     }
-    let deleted = shown(deletion.run(), progress, line).await.map_err(|err| told(err, &args.dataset))?;
+    let shutdown = shutdown::on_signal()?;
+    let ran = shutdown.run_until_cancelled(shown(deletion.run(), progress, line.clone())).await;
+    let Some(deleted) = ran else {
+        line.inspect(ProgressBar::finish_and_clear);
+        match deletion.is_open() {
+            true => bail!("interrupted at the commit, and whether that happened is not known: run it again"),
+            false => bail!("nothing was deleted from {}: interrupted", args.dataset),
+        }
+    };
+    let deleted = deleted.map_err(|err| told(err, &args.dataset))?;
     say_deleted(&deleted, args, &config.compaction);
     Ok(())
+}
+
+/// The condition, wherever it is written.
+fn predicate(args: &Delete) -> anyhow::Result<Predicate> {
+    if let Some(predicate) = &args.predicate {
+        return Ok(predicate.clone());
+    }
+    let path = args.where_file.as_deref().context("there is no condition: give --where or --where-file")?;
+    let written = if reads_stdin(args) { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
+    let place = path.display();
+    let written = written.with_context(|| format!("nothing was deleted: cannot read --where-file {place}"))?;
+    written.parse().with_context(|| format!("nothing was deleted: --where-file {place}"))
+}
+
+fn reads_stdin(args: &Delete) -> bool {
+    args.where_file.as_deref() == Some(Path::new("-"))
 }
 
 /// They are bytes that are no events, and have no device.
@@ -97,8 +127,8 @@ async fn shown<T>(
 
 /// Asks on the terminal.
 fn is_wanted(found: &Found, args: &Delete) -> anyhow::Result<bool> {
-    let (rows, files) = (HumanCount(found.rows), HumanCount(found.files));
-    eprint!("Delete {rows} rows in {files} files of {} ({})? [y/N] ", args.dataset, dates(&found.dates));
+    let (rows, files) = (counted(found.rows, "row"), counted(found.files, "file"));
+    eprint!("Delete {rows} in {files} of {} ({})? [y/N] ", args.dataset, dates(&found.dates));
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).context("read the answer")?;
@@ -119,9 +149,9 @@ fn say_found(found: &Found, args: &Delete) {
         return;
     }
     println!(
-        "{dry_run}it would be {} rows in {} files ({}) of {} at version {version}:",
-        HumanCount(*rows),
-        HumanCount(*files),
+        "{dry_run}it would be {} in {} ({}) of {} at version {version}:",
+        counted(*rows, "row"),
+        counted(*files, "file"),
         HumanBytes(*bytes),
         args.dataset
     );
@@ -148,11 +178,11 @@ fn say_deleted(deleted: &Deleted, args: &Delete, compaction: &compactor::Config)
         return;
     }
     println!(
-        "{} rows deleted from {} ({}) in version {version}: {} files ({}) replaced by {} ({})",
-        HumanCount(*rows),
+        "{} deleted from {} ({}) in version {version}: {} ({}) replaced by {} ({})",
+        counted(*rows, "row"),
         args.dataset,
         dates(by_date),
-        HumanCount(*files_in),
+        counted(*files_in, "file"),
         HumanBytes(*bytes_in),
         HumanCount(*files_out),
         HumanBytes(*bytes_out)
@@ -160,9 +190,9 @@ fn say_deleted(deleted: &Deleted, args: &Delete, compaction: &compactor::Config)
     println!("the replaced files stay until {stay_until} for queries that read them, then a compactor deletes them");
     if *files_lost > 0 {
         println!(
-            "{} files were rewritten in vain beside compactors, which delete them when they are {} old",
-            HumanCount(*files_lost),
-            humantime::format_duration(compaction.keep_orphans)
+            "files rewritten in vain beside compactors, which delete them when they are {} old: {}",
+            humantime::format_duration(compaction.keep_orphans),
+            HumanCount(*files_lost)
         );
     }
 }

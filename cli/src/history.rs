@@ -2,7 +2,7 @@
 
 use crate::args;
 use crate::config::Config;
-use crate::print::{self, in_one_line};
+use crate::print::{self, cut, in_one_line};
 use crate::tables;
 use anyhow::Context;
 use chrono::{DateTime, SecondsFormat};
@@ -15,6 +15,7 @@ use lake::table::Table;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
+use std::time::Duration;
 
 /// Commits are read so many at a time.
 const READING: usize = 16;
@@ -43,6 +44,13 @@ async fn read(table: &Table, latest: u64, limit: usize) -> anyhow::Result<(Vec<E
     }
     Ok((entries, false))
 }
+
+/// Facts of a commit that are told already, or better so, or only to programs.
+const TOLD: [&str; 10] =
+    ["date", "dates", "files", "filesIn", "filesOut", "rows", "bytes", "bytesIn", "bytesOut", "deletion"];
+
+/// Bytes of a fact that people are told, such as of a clause with many values.
+const VALUE: usize = 200;
 
 /// One version.
 #[derive(Debug, Default)]
@@ -91,13 +99,18 @@ impl Entry {
         time.to_rfc3339_opts(SecondsFormat::Millis, true)
     }
 
+    fn has(&self, parameter: &str) -> bool {
+        self.info.operation_parameters.contains_key(parameter)
+    }
+
     /// What was done, in a word; Delta's own names are for programs.
     fn word(&self) -> String {
         match self.info.operation.as_str() {
             "STREAMING UPDATE" => "append".to_owned(),
             "OPTIMIZE" => "merge".to_owned(),
             "CREATE TABLE" => "create".to_owned(),
-            "WRITE" if self.info.operation_parameters.contains_key("columns") => "columns".to_owned(),
+            "WRITE" if self.has("columns") => "columns".to_owned(),
+            "DELETE" if self.has("retentionSeconds") => "expire".to_owned(),
             "" => "unknown".to_owned(),
             other => in_one_line(&other.to_lowercase()),
         }
@@ -135,18 +148,29 @@ impl Entry {
         if added.files > 0 {
             facts.push(format!("rows {}", HumanCount(added.rows)));
         }
-        // Told already, or better so.
-        let told = ["date", "filesIn", "filesOut", "rows", "bytesIn", "bytesOut"];
         for (name, value) in &self.info.operation_parameters {
             match (name.as_str(), value) {
-                (name, _) if told.contains(&name) => {}
+                // Rows that left with their files; those of new files are told.
+                ("rows", Value::Number(rows)) if added.files == 0 => {
+                    facts.push(format!("rows -{}", HumanCount(rows.as_u64().unwrap_or_default())));
+                }
+                ("rowsDeleted", Value::Number(rows)) => {
+                    facts.push(format!("rows deleted {}", HumanCount(rows.as_u64().unwrap_or_default())));
+                }
+                (name, _) if TOLD.contains(&name) => {}
                 ("duplicates", Value::Number(count)) if count.as_u64() == Some(0) => {}
+                ("retentionSeconds", Value::Number(seconds)) => {
+                    let retention = Duration::from_secs(seconds.as_u64().unwrap_or_default());
+                    facts.push(format!("retention {}", humantime::format_duration(retention)));
+                }
                 ("millis", Value::Number(millis)) => {
                     facts.push(format!("{:.1} s", millis.as_f64().unwrap_or_default() / 1e3));
                 }
                 ("by", Value::String(by)) => facts.push(format!("by {}", in_one_line(by))),
-                (name, Value::String(text)) => facts.push(format!("{}: {}", in_one_line(name), in_one_line(text))),
-                (name, value) => facts.push(format!("{}: {value}", in_one_line(name))),
+                (name, Value::String(text)) => {
+                    facts.push(format!("{}: {}", in_one_line(name), cut(&in_one_line(text), VALUE)));
+                }
+                (name, value) => facts.push(format!("{}: {}", in_one_line(name), cut(&value.to_string(), VALUE))),
             }
         }
         facts.join(", ")
@@ -190,6 +214,23 @@ mod tests {
         assert_eq!((entry.word().as_str(), entry.time().as_str()), ("merge", "1970-01-01T00:00:01.000Z"));
         let facts = "2026-11-22, files 2 -> 1, bytes 2.00 KiB -> 1.00 KiB, rows 5,000, by host/7, duplicates: 3, 1.2 s";
         assert_eq!(entry.facts(), facts);
+    }
+
+    #[test]
+    fn a_deletion_and_an_expiry_are_told_apart_with_the_rows_that_went() {
+        let remove = r#"{"remove":{"path":"a","dataChange":true,"size":2048,"partitionValues":{"date":"2026-11-22"}}}"#;
+        let delete = r#"{"commitInfo":{"operation":"DELETE","operationParameters":{"predicate":"id = 'x'","filesIn":1,"filesOut":0,"rowsDeleted":5000,"bytesIn":2048,"bytesOut":0,"millis":100,"by":"host/7","deletion":"0"}}}"#;
+        let deleted = entry(&format!("{delete}\n{remove}"));
+        let facts = "2026-11-22, files -1, bytes -2.00 KiB, by host/7, 0.1 s, predicate: id = 'x', rows deleted 5,000";
+        assert_eq!((deleted.word().as_str(), deleted.facts().as_str()), ("delete", facts));
+
+        let expire = r#"{"commitInfo":{"operation":"DELETE","operationParameters":{"dates":"2026-11-22","files":1,"rows":5000,"bytes":2048,"retentionSeconds":86400,"by":"host/7"}}}"#;
+        let expired = entry(&format!("{expire}\n{remove}"));
+        let facts = "2026-11-22, files -1, bytes -2.00 KiB, by host/7, retention 1day, rows -5,000";
+        assert_eq!((expired.word().as_str(), expired.facts().as_str()), ("expire", facts));
+
+        let many = entry(&delete.replace("'x'", &"x".repeat(10_000)));
+        assert!(many.facts().len() < 400 && many.facts().contains("xx… (10005 bytes)"), "{}", many.facts());
     }
 
     #[test]

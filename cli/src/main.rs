@@ -81,7 +81,7 @@ async fn dispatch(command: &Command, config: Config, telemetry: Telemetry) -> an
         }
         Command::Compactor(_) => roles::run(Roles::COMPACTOR, config, telemetry).await,
         Command::Files(files) => files::run(files, &config).await,
-        Command::Compact(compact) => compact::run(compact, &config, telemetry.line).await,
+        Command::Compact(compact) => compact::run(compact, &config, telemetry).await,
         Command::History(history) => history::run(history, &config).await,
         Command::Sweep(args) => sweep::run(args, &config, telemetry.line).await,
         Command::Dead(args) => dead::run(args, &config).await,

@@ -1,6 +1,9 @@
 //! How answers are printed: to whoever reads them to the end or not, and so that bytes of strangers move no cursor of a
 //! terminal.
 
+pub use compactor::delete::predicate::cut;
+
+use indicatif::HumanCount;
 use std::fmt::Write;
 use std::io::{self, ErrorKind};
 
@@ -20,6 +23,11 @@ pub fn in_one_line(text: &str) -> String {
         }
     }
     line
+}
+
+/// How many of something, for people.
+pub fn counted(count: u64, one: &str) -> String {
+    format!("{} {one}{}", HumanCount(count), if count == 1 { "" } else { "s" })
 }
 
 /// Bytes as text if they are, else sixteen a line: offset, numbers, and the letters among them.
@@ -54,6 +62,11 @@ mod tests {
         assert_eq!(dump("a ü\n\tb\n".as_bytes()), "a ü\n\tb\n");
         assert_eq!(dump(b"\x1b[2Jhello"), "00000000  1b 5b 32 4a 68 65 6c 6c 6f                       .[2Jhello\n");
         assert_eq!(dump(&[0; 17]).lines().count(), 2);
+    }
+
+    #[test]
+    fn one_is_told_as_one() {
+        assert_eq!((counted(1, "row"), counted(1_200, "row")), ("1 row".to_owned(), "1,200 rows".to_owned()));
     }
 
     #[test]

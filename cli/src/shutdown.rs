@@ -9,7 +9,7 @@ use tracing::{info, warn};
 const INTERRUPTED: i32 = 130;
 
 /// Cancelled by the first SIGINT or SIGTERM. A second one ends the process at once: what was acknowledged is in the
-/// log and will be read again, but not before the next start.
+/// log and will be read again, what was being merged will be merged again, but not before the next start.
 pub fn on_signal() -> anyhow::Result<CancellationToken> {
     let mut signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let shutdown = CancellationToken::new();
@@ -19,7 +19,7 @@ pub fn on_signal() -> anyhow::Result<CancellationToken> {
         info!(signal = name, "stopping; a second signal stops at once");
         token.cancel();
         let name = next(&mut signals).await;
-        warn!(signal = name, "stopped before everything was in the table; the next start goes on from the log");
+        warn!(signal = name, "stopped before everything was done; nothing is lost, and the next start goes on");
         exit(INTERRUPTED);
     });
     Ok(shutdown)

@@ -38,7 +38,7 @@ impl Totals {
 }
 
 /// Adds up a metric over its labels.
-fn sum(metrics: &str, name: &str) -> Option<u64> {
+pub fn sum(metrics: &str, name: &str) -> Option<u64> {
     let samples = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let value = match rest.strip_prefix('{') {

@@ -13,6 +13,7 @@ use chrono::{DateTime, NaiveDate, SecondsFormat};
 use compactor::sweep::{ExpiredDate, Mode, Report, Victim, Waiting, Why};
 use compactor::worker::Worker;
 use indicatif::ProgressBar;
+use lake::dataset::{Dataset, dead_replays_table, dead_table};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
@@ -20,7 +21,12 @@ use std::io::{self, BufWriter, Write};
 pub async fn run(args: &args::Sweep, config: &Config, line: Option<ProgressBar>) -> anyhow::Result<()> {
     let all = config.datasets()?;
     let Some(dataset) = all.iter().find(|dataset| dataset.name == args.dataset) else {
-        bail!(tables::no_dataset(&args.dataset, &all));
+        let of =
+            |dataset: &&Dataset| [dead_table, dead_replays_table].iter().any(|of| of(&dataset.name) == args.dataset);
+        match all.iter().find(of) {
+            Some(Dataset { name, .. }) => bail!("{} is swept with its dataset: lakehose sweep {name}", args.dataset),
+            None => bail!(tables::no_dataset(&args.dataset, &all)),
+        }
     };
     // Where there is something to sweep, there is a lake.
     let lake = tables::open_existing_lake(config).await?;

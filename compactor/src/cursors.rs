@@ -5,6 +5,7 @@
 use crate::checksum::RowHasher;
 use crate::input::{Batches, Input};
 use crate::merge::MergeError;
+use crate::metrics;
 use crate::tournament::{Code, Tournament};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -136,6 +137,7 @@ impl Cursors {
         }
         self.checksum = self.checksum.wrapping_add(self.hasher.sum(&batch, &mut self.hashes));
         self.rows += batch.num_rows() as u64;
+        metrics::rows_read(batch.num_rows());
         cursor.batch = self.batches.len();
         self.batches.push(batch);
         Ok(())

@@ -12,6 +12,7 @@ use std::time::Duration;
 const FILES_REPLACED: &str = "lakehose_compactor_files_replaced_total";
 const SEGMENTS: &str = "lakehose_compactor_segments_written_total";
 const ROWS: &str = "lakehose_compactor_rows_merged_total";
+const ROWS_READ: &str = "lakehose_compactor_rows_read_total";
 const BYTES_READ: &str = "lakehose_compactor_bytes_read_total";
 const BYTES_WRITTEN: &str = "lakehose_compactor_bytes_written_total";
 const DUPLICATES: &str = "lakehose_compactor_duplicates_dropped_total";
@@ -36,6 +37,10 @@ pub fn describe() {
     describe_counter!(FILES_REPLACED, "Files that left the table for merged ones");
     describe_counter!(SEGMENTS, "Merged files that came into the table");
     describe_counter!(ROWS, "Rows of merged files that came into the table");
+    describe_counter!(
+        ROWS_READ,
+        "Rows that merges have taken up so far, whether or not the result comes into the table"
+    );
     describe_counter!(BYTES_READ, "Bytes of files that were merged, whether or not the result came into the table");
     describe_counter!(BYTES_WRITTEN, "Bytes of merged files, whether or not they came into the table");
     describe_counter!(DUPLICATES, "Copies of events (same device_id and id) that were left out");
@@ -57,6 +62,10 @@ pub fn describe() {
     describe_gauge!(JOBS_RUNNING, "Merges under way in this process");
     describe_gauge!(TABLES_FAILING, "Tables that were not compacted at the last try because the store failed");
     describe_histogram!(JOB_SECONDS, "Seconds from the first read of a merge to its commit");
+}
+
+pub(crate) fn rows_read(rows: usize) {
+    counter!(ROWS_READ).increment(rows as u64);
 }
 
 pub(crate) fn file_merged(merged: &Merged) {

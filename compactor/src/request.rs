@@ -8,9 +8,10 @@ use crate::view::View;
 use crate::worker::{Settled, Worker, is_live};
 use crate::{Config, Deps, workers};
 use chrono::NaiveDate;
-use lake::{Table, TableError};
+use lake::{DataFile, Table, TableError};
 use std::collections::HashSet;
 use std::ops::AddAssign;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ pub struct Request {
     worker: Worker,
     table: Table,
     view: View,
+    date: Option<NaiveDate>,
     /// Files that were there at the start, or came of merges since.
     chosen: HashSet<String>,
     /// Dates of which a merge has failed.
@@ -74,14 +76,18 @@ impl Request {
         let worker = workers(&config, deps).into_iter().find(|worker| worker.table() == name);
         let Some(mut worker) = worker else { return Ok(None) };
         let Some((table, view)) = worker.open().await? else { return Ok(None) };
-        let chosen = view.state.files().values().filter(|file| date.is_none_or(|date| date == file.date));
-        let chosen = chosen.map(|file| file.path.clone()).collect();
-        Ok(Some(Request { worker, table, view, chosen, given_up: HashSet::new() }))
+        let mut request = Request { worker, table, view, date, chosen: HashSet::new(), given_up: HashSet::new() };
+        request.chosen = request.live().map(|file| file.path.clone()).collect();
+        Ok(Some(request))
     }
 
-    /// How many of the files that this is about are in the table.
+    /// How many files are in the table, or of the date, as far as it is known.
     pub fn files(&self) -> u64 {
-        self.view.state.files().keys().filter(|path| self.chosen.contains(*path)).count() as u64
+        self.live().count() as u64
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Arc<DataFile>> {
+        self.view.state.files().values().filter(|file| self.date.is_none_or(|date| date == file.date))
     }
 
     /// What is worth merging as far as the table is known.

@@ -4,6 +4,7 @@
 mod support;
 
 use bytesize::ByteSize;
+use compactor::request::{Request, Step};
 use compactor::worker::{Turn, Worker};
 use compactor::{Config, Deps};
 use lake::dataset::Dataset;
@@ -130,6 +131,28 @@ async fn the_loser_of_a_race_leaves_an_orphan_and_no_error() {
     assert_eq!((slow_turn.merges, slow_turn.lost, slow_turn.failed), (0, 1, 0));
     assert_eq!(counts(&read(&table, None).await), once(1, 6));
     assert_eq!(segments(&directory).len(), 2);
+}
+
+#[tokio::test]
+async fn whoever_asked_for_a_merge_that_another_made_is_told_so_and_what_the_table_is_now() {
+    let directory = tempfile::tempdir().unwrap();
+    let lake = Lake::open(directory.path().to_str().unwrap()).unwrap();
+    let table = table(&lake, &events()).await;
+    append_fragments(&table, 0, 0..4).await;
+    let deps = Deps { lake, datasets: vec![events()], memory: ByteSize::mib(64) };
+    let open = async || Request::open(&eager(), &deps, "events", None).await.unwrap().unwrap();
+    let (mut first, mut second) = (open().await, open().await);
+    assert_eq!((first.files(), second.files()), (4, 4));
+    let (one, other) = (first.plan().remove(0), second.plan().remove(0));
+    let stop = CancellationToken::new();
+    assert!(matches!(first.merge(one, &stop).await.unwrap(), Step::Merged(_)));
+    assert_eq!(second.merge(other, &stop).await.unwrap(), Step::Lost);
+    assert_eq!((first.files(), second.files()), (1, 1));
+    assert_eq!((first.plan(), second.plan()), (vec![], vec![]));
+    append_fragments(&table, 1, 0..1).await;
+    let of_another_date = layout::date_from_days(DAY as i32 + 1);
+    let dated = Request::open(&eager(), &deps, "events", Some(of_another_date)).await.unwrap().unwrap();
+    assert_eq!((open().await.files(), dated.files()), (2, 0));
 }
 
 fn segments(directory: &tempfile::TempDir) -> Vec<std::path::PathBuf> {

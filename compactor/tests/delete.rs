@@ -161,6 +161,7 @@ async fn only_files_with_such_rows_are_rewritten_in_one_commit() {
     let fact = |name: &str| info.operation_parameters[name].clone();
     assert_eq!(fact("predicate"), "device_id = 'b' AND time >= '2024-10-04'");
     assert_eq!((fact("filesIn"), fact("filesOut"), fact("rowsDeleted")), (3.into(), 2.into(), 5.into()));
+    assert!(fact("millis").is_u64() && fact("by").as_str().unwrap().contains('/'), "{info:?}");
     assert!(commit.iter().filter_map(|action| action.add.as_ref()).all(|add| add.data_change));
     assert!(commit.iter().filter_map(|action| action.remove.as_ref()).all(|remove| remove.data_change));
 }
@@ -504,6 +505,24 @@ async fn a_store_that_stays_away_at_the_commit_leaves_it_open_and_says_so() {
     let error = second.run().await.unwrap_err();
     assert!(!error.is_open(), "{error:#}");
     assert_eq!(counts(&read(&table, None).await), once(1, 0..6, &["d4"]));
+}
+
+#[tokio::test]
+async fn whoever_interrupts_a_deletion_knows_whether_it_may_have_happened() {
+    let Fixture { directory: _directory, faults, table, .. } = fixture().await;
+    append_six(&table).await;
+    for (path_part, may_have_happened) in [("/seg-", false), ("_delta_log", true)] {
+        faults.inject(Op::Put, path_part, Fault::Stall, 1);
+        let before = faults.calls(Op::Put);
+        let mut interrupted = deletion(&table, "device_id = 'd4'").await;
+        tokio::select! {
+            done = interrupted.run() => panic!("{path_part}: {done:?}"),
+            () = until(async || faults.calls(Op::Put) > before + usize::from(may_have_happened) * 6) => {}
+        }
+        assert_eq!(interrupted.is_open(), may_have_happened, "{path_part}");
+        faults.heal();
+    }
+    assert_eq!(delete(&table, "device_id = 'd4'").await.rows, 6 * ROWS as u64 / 5);
 }
 
 #[tokio::test]

@@ -367,6 +367,7 @@ async fn an_expired_date_leaves_in_one_commit_and_its_files_stay_for_readers() {
     assert_eq!(info.operation, "DELETE");
     assert_eq!(info.operation_parameters["dates"], "2024-10-04");
     assert_eq!(info.operation_parameters["rows"], 6 * ROWS);
+    assert!(info.operation_parameters["by"].as_str().unwrap().contains('/'));
     assert!(actions.iter().filter_map(|action| action.remove.as_ref()).all(|remove| remove.data_change));
     assert_eq!(read(&table, Some(7)).await.len() as i64, 6 * ROWS);
 

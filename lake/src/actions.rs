@@ -135,7 +135,8 @@ impl Add {
 
     /// The file that this action adds; an error for one that this project cannot have written.
     pub fn to_file(&self) -> Result<DataFile, String> {
-        let date = self.partition_values.get("date").cloned().flatten().unwrap_or_default();
+        let foreign = || format!("{} is of no `date`: another program made this table", self.path);
+        let date = self.partition_values.get("date").and_then(Option::as_ref).ok_or_else(foreign)?;
         let tag =
             |name: &str| self.tags.as_ref().and_then(|tags| tags.get(name).cloned().flatten()).unwrap_or_default();
         let stats: FileStats = match &self.stats {

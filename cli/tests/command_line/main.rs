@@ -62,10 +62,11 @@ fn a_wrong_argument_is_told_in_one_line() {
         (&["files"], &["<DATASET>"]),
         (&["files", "events", "--version", "newest"], &["newest", "--version"]),
         (&["delete", "events"], &["--where"]),
+        (&["delete", "events", "--where", "id = 'x'", "--where-file", "ids"], &["--where", "--where-file"]),
         (&["delete", "events", "--where", "device_id = 7"], &["--where", "7 is not a text in single quotes", "AND"]),
         (&["delete", "events", "--where", "temp > 3"], &["--where", "temp", "device_id, id or type", "BETWEEN"]),
         (&["compact"], &["<DATASET>"]),
-        (&["compact", "events", "--date", "yesterday"], &["yesterday", "--date"]),
+        (&["compact", "events", "--date", "yesterday"], &["yesterday", "--date", "no date such as 2026-11-22"]),
         (&["history", "events", "--limit", "many"], &["many", "--limit"]),
         (&["keys", "create"], &["<NAME>"]),
         (&["keys", "create", "a b"], &["a b", "letters, digits"]),
@@ -221,6 +222,29 @@ fn a_table_that_is_not_there_is_told_with_those_that_could_be() {
 }
 
 #[test]
+fn a_table_of_another_program_is_told_to_be_one() {
+    let directory = empty();
+    let log = directory.path().join("lakehose-data/lake/events/_delta_log");
+    std::fs::create_dir_all(&log).unwrap();
+    let schema =
+        r#"{\"type\":\"struct\",\"fields\":[{\"name\":\"a\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}}]}"#;
+    let commit = [
+        r#"{"protocol":{"minReaderVersion":1,"minWriterVersion":2}}"#.to_owned(),
+        format!(
+            r#"{{"metaData":{{"id":"0","format":{{"provider":"parquet","options":{{}}}},"schemaString":"{schema}","partitionColumns":[],"configuration":{{}}}}}}"#
+        ),
+        r#"{"add":{"path":"a.parquet","partitionValues":{},"size":1,"modificationTime":0,"dataChange":true}}"#
+            .to_owned(),
+    ];
+    std::fs::write(log.join("00000000000000000000.json"), commit.join("\n")).unwrap();
+    for args in [&["files", "events"][..], &["compact", "events"], &["sweep", "events"]] {
+        assert_says(&complaint(lakehose(directory.path(), args)).1, &["events", "a.parquet", "another program"]);
+    }
+    let (_, line) = complaint(lakehose(directory.path(), &["delete", "events", "--where", "id = 'x'", "--yes"]));
+    assert_says(&line, &["nothing was deleted", "another program"]);
+}
+
+#[test]
 fn nothing_is_deleted_without_being_asked_for_nor_from_what_is_no_table_of_events() {
     let directory = empty();
     let delete = |args: &[&str]| {
@@ -241,6 +265,33 @@ fn nothing_is_deleted_without_being_asked_for_nor_from_what_is_no_table_of_event
     std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
     let (_, line) = delete(&["heartbeats", "--yes"]);
     assert_says(&line, &["heartbeats", "events", "--lake"]);
+}
+
+#[test]
+fn a_condition_may_stand_in_a_file_and_what_is_wrong_with_it_is_told_with_its_name() {
+    let directory = empty();
+    let write = |condition: &str| std::fs::write(directory.path().join("ids.sql"), condition).unwrap();
+    let delete = |file: &str| lakehose(directory.path(), &["delete", "events", "--where-file", file, "--dry-run"]);
+    assert_says(&complaint(delete("ids.sql")).1, &["nothing was deleted", "--where-file ids.sql", "No such file"]);
+    for (wrong, words) in
+        [("id = 7", "7 is not a text in single quotes"), ("", "cannot be read"), ("\n", "cannot be read")]
+    {
+        write(wrong);
+        assert_says(&complaint(delete("ids.sql")).1, &["nothing was deleted", "--where-file ids.sql", words]);
+    }
+    assert!(Running::start(up(directory.path(), "", &[])).stop().status.success());
+    let ids: Vec<String> = (0..100_000).map(|id| format!("'event-{id}'")).collect();
+    let many = format!("id IN (\n{}\n)\n", ids.join(",\n"));
+    write(&many);
+    let output = delete("ids.sql").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, "dry run, nothing was deleted; no row of events at version 0 is meant\n");
+
+    let mut child = delete("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(many.as_bytes()).unwrap();
+    let mut said_again = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said_again).unwrap();
+    assert_eq!((child.wait().unwrap().code(), said_again), (Some(0), said));
 }
 
 #[test]
@@ -267,6 +318,10 @@ fn a_sweep_tells_what_would_go_and_what_waits_before_it_takes_it_away() {
     let (code, line) = complaint(lakehose(directory.path(), &["sweep", "evnets"]));
     assert_eq!(code, 1);
     assert_says(&line, &["evnets", "events"]);
+    for table in ["events__dead", "events__dead_replays"] {
+        let (_, line) = complaint(lakehose(directory.path(), &["sweep", table]));
+        assert_says(&line, &[table, "lakehose sweep events"]);
+    }
     std::fs::create_dir_all(directory.path().join("lakehose-data/lake")).unwrap();
     let (_, line) = complaint(lakehose(directory.path(), &["sweep", "events"]));
     assert_says(&line, &["no table", "lake/events", "--lake"]);

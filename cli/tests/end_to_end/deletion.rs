@@ -76,10 +76,17 @@ fn rows_of_a_device_are_gone_while_events_come_in_and_files_are_merged() {
         assert!(code == Some(0) && said.contains("2 rows deleted") && said.contains("stay until"), "{said}");
         let (code, said) = delete("device_id = 'd3'", &["--yes"]);
         assert!(code == Some(0) && said.contains("nothing to delete"), "{said}");
+        std::fs::write(place.path().join("ids.sql"), "id IN (\n  '5-0',\n  'o''brien'\n)\n").unwrap();
+        let (code, said) = place.run(&["delete", &dataset, "--where-file", "ids.sql", "--yes"]);
+        assert!(code == Some(0) && said.contains("1 row deleted") && said.contains(": 1 file ("), "{said}");
+        let (_, said) = place.run(&["history", &dataset, "--limit", "1000"]);
+        let told = |words: &[&str]| said.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(told(&["  delete  ", "rows deleted 30", "predicate: device_id = 'd3'", "by "]), "{said}");
+        assert!(told(&["  delete  ", "rows deleted 1", "'o''brien'"]), "{said}");
         stop.store(true, Ordering::Relaxed);
     });
     let others = others.into_inner();
-    let stays = (DEVICES - 1) * EVENTS - 2;
+    let stays = (DEVICES - 1) * EVENTS - 3;
     wait_for("the other events", PATIENCE, || (count(&mut table, "device_id = 'other'") == others).then_some(()));
     assert_eq!((table.count(), count(&mut table, "device_id = 'd3'")), (stays as u64 + others, 0));
 

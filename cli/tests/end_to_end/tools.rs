@@ -4,7 +4,9 @@ use crate::support::config::Config;
 use crate::support::process::{Lakehose, Place};
 use crate::support::table::Table;
 use crate::support::{PATIENCE, http, servers, unique, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Posts one event at a time until so many files are in the table.
@@ -62,6 +64,14 @@ fn a_table_is_merged_on_request_and_its_history_tells() {
     says(&place, &["compact", dataset], &["nothing was merged"]);
     says(&place, &["compact", &format!("{dataset}__dead")], &["nothing was merged, files 0"]);
 
+    let (_, listed) = place.run(&["files", dataset, "--json", "--log", "warn"]);
+    let list = place.path().join("files.ndjson");
+    std::fs::write(&list, listed).unwrap();
+    let read = "read_parquet(getvariable('files'), hive_partitioning = true, union_by_name = true)";
+    table.duckdb.rows(&format!("SET VARIABLE files = (SELECT list(url) FROM read_json('{}'))", list.display()));
+    let sql = format!("SELECT count(*) FROM {read} WHERE date >= DATE '2020-01-01'");
+    assert_eq!(table.duckdb.number(&sql) as u64, rows, "as QUERYING.md has it");
+
     let files = lines(&place, &["files", dataset, "--json"]);
     assert!(files.iter().all(|file| file["kind"] == "segment" && file["sort_column"] == "device_id"), "{files:?}");
     assert!(files[0]["min"].as_str().unwrap() <= files[0]["max"].as_str().unwrap(), "{files:?}");
@@ -76,6 +86,39 @@ fn a_table_is_merged_on_request_and_its_history_tells() {
     assert!(versions.iter().rev().copied().eq(0..=version + number("merges")), "{versions:?}");
     let said = says(&place, &["history", dataset, "--limit", "1000"], &["merge", "append", "create", "lakehose/"]);
     assert_eq!(said.lines().count(), history.len() + 1);
+}
+
+#[test]
+fn a_merge_on_request_that_is_told_to_end_says_what_it_has_done() {
+    let place = Place::new(Config { flush_every: "100ms", compact_every: "1h", ..Config::new("told") });
+    let up = place.start("up");
+    make_files(&place, &up, 2);
+    up.stop();
+    // Whoever reads a pipe that nobody writes to waits for ever.
+    let files = lines(&place, &["files", &place.config.dataset, "--json"]);
+    let path = files[0]["url"].as_str().unwrap().strip_prefix("file://").unwrap();
+    std::fs::remove_file(path).unwrap();
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+
+    let mut compact = Command::new(env!("CARGO_BIN_EXE_lakehose"));
+    compact.args(["compact", &place.config.dataset]).current_dir(place.path()).env_clear();
+    let compact = compact.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("it listens to signals", PATIENCE, || catches(&compact, Signal::TERM).then_some(()));
+    kill_process(Pid::from_child(&compact), Signal::TERM).unwrap();
+    let output = compact.wait_with_output().unwrap();
+    let [said, complaint] = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap());
+    assert_eq!(
+        (output.status.code(), said.contains("nothing was merged, files ")),
+        (Some(1), true),
+        "{said}{complaint}"
+    );
+    assert!(complaint.contains("lakehose: interrupted; what was merged stays"), "{complaint}");
+}
+
+fn catches(process: &Child, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
 }
 
 #[test]

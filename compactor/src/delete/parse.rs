@@ -4,11 +4,12 @@
 //! cannot be undone must never mean more than what was written, so nothing is guessed: a time needs its zone, nothing is
 //! rounded, and comments, which may hide a condition, are refused.
 
-use super::predicate::{Predicate, Span, TEXTS, TIME};
+use super::predicate::{Predicate, Span, TEXTS, TIME, cut};
 use chrono::{DateTime, Datelike, NaiveDate};
 use lake::schema::PARTITION_COLUMN;
 use sqlparser::ast::{BinaryOperator, DataType, Expr, Ident, TypedString, Value, ValueWithSpan};
 use sqlparser::dialect::AnsiDialect;
+use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
 use std::collections::BTreeSet;
@@ -24,9 +25,12 @@ pub struct Refused {
     problem: String,
 }
 
-fn refused(problem: impl Into<String>) -> Refused {
-    Refused { problem: problem.into() }
+fn refused(problem: impl AsRef<str>) -> Refused {
+    Refused { problem: cut(problem.as_ref(), PROBLEM) }
 }
+
+/// Bytes of what is wrong that are told: a list may have a hundred thousand values.
+const PROBLEM: usize = 300;
 
 impl FromStr for Predicate {
     type Err = Refused;
@@ -65,10 +69,13 @@ fn parse(written: &str) -> Result<Expr, Refused> {
         ParserError::RecursionLimitExceeded => refused("the condition has too many parentheses"),
     };
     let mut parser = Parser::new(&dialect).with_tokens(tokens);
+    if parser.parse_keyword(Keyword::WHERE) {
+        return Err(refused("the condition begins after the word WHERE"));
+    }
     let whole = parser.parse_expr().map_err(unreadable)?;
     match parser.next_token().token {
         Token::EOF => Ok(whole),
-        rest => Err(refused(format!("there is more after the condition: {rest}"))),
+        rest => Err(refused(format!("there is more after the condition, from `{rest}` on"))),
     }
 }
 

@@ -28,14 +28,25 @@ pub struct Predicate {
 /// Numbers from a first to a last; none if the last comes first.
 pub(super) type Span = RangeInclusive<i64>;
 
+/// Bytes of a clause that the table's history keeps: every reader reads them.
+const WRITTEN: usize = 1_000;
+
+/// At most so many bytes of a text, and then how many there are.
+pub fn cut(text: &str, most: usize) -> String {
+    match text.len() {
+        length if length <= most => text.to_owned(),
+        length => format!("{}… ({length} bytes)", &text[..text.floor_char_boundary(most)]),
+    }
+}
+
 /// Columns of texts that a condition may name.
 pub(super) const TEXTS: [&str; 3] = ["device_id", "id", "type"];
 pub(super) const TIME: &str = "time";
 
 impl Predicate {
-    /// The clause as it was written.
-    pub fn written(&self) -> &str {
-        &self.written
+    /// The clause as it was written, for people: a long one is cut.
+    pub fn written(&self) -> String {
+        cut(&self.written, WRITTEN)
     }
 
     /// The columns that must be read to know which rows are meant; none if the date tells.

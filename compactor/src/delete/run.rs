@@ -13,6 +13,7 @@ use super::prune;
 use super::report::{DeleteError, Deleted, Found, Progress, Settings};
 use super::rewrite::{self, Rewritten};
 use crate::input::Input;
+use crate::members::PROCESS;
 use crate::merge::Budget;
 use crate::swap::are_stored;
 use futures::StreamExt;
@@ -22,7 +23,7 @@ use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -70,6 +71,7 @@ pub struct Deletion {
     table: Table,
     predicate: Arc<Predicate>,
     settings: Settings,
+    began: Instant,
     state: TableState,
     /// By path.
     known: HashMap<String, Fate>,
@@ -93,6 +95,7 @@ impl Deletion {
             table,
             predicate: Arc::new(predicate),
             settings,
+            began: Instant::now(),
             state,
             known: HashMap::new(),
             lost: HashSet::new(),
@@ -107,6 +110,11 @@ impl Deletion {
 
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
+    }
+
+    /// Whether a commit was begun of which is not known what became of it. If not, nothing has happened.
+    pub fn is_open(&self) -> bool {
+        !self.attempts.is_empty()
     }
 
     /// Counts the rows that are meant in the latest version. Changes nothing.
@@ -145,9 +153,9 @@ impl Deletion {
             tokio::time::sleep(Duration::from_millis(50 << self.failures)).await;
             return Ok(());
         }
-        match self.attempts.is_empty() {
-            true => Err(error),
-            false => Err(DeleteError::Open { source: Box::new(error) }),
+        match self.is_open() {
+            true => Err(DeleteError::Open { source: Box::new(error) }),
+            false => Err(error),
         }
     }
 
@@ -337,13 +345,15 @@ impl Deletion {
         }
         (deleted.files_in, deleted.files_out) = (removes.len() as u64, adds.len() as u64);
         let id = Value::from(Uuid::new_v4().to_string());
-        let facts: [(&str, Value); 7] = [
+        let facts: [(&str, Value); 9] = [
             ("predicate", self.predicate.written().into()),
             ("filesIn", deleted.files_in.into()),
             ("filesOut", deleted.files_out.into()),
             ("rowsDeleted", deleted.rows.into()),
             ("bytesIn", deleted.bytes_in.into()),
             ("bytesOut", deleted.bytes_out.into()),
+            ("millis", (self.began.elapsed().as_millis() as u64).into()),
+            ("by", PROCESS.as_str().into()),
             (DELETION, id.clone()),
         ];
         let parameters = facts.map(|(name, value)| (name.to_owned(), value)).into();

@@ -1,6 +1,6 @@
 //! What a clause means, and that nothing that is meant is passed over: against a naive reading of rows.
 
-use super::predicate::{Predicate, TIME};
+use super::predicate::{Predicate, TIME, cut};
 use super::prune;
 use crate::input::Input;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -285,6 +285,22 @@ fn whatever_else_is_refused_and_told_what_is_possible() {
         let refused = wrong.parse::<Predicate>().expect_err(wrong).to_string();
         assert!(refused.contains("; possible are conditions joined by AND") && !refused.contains('\n'), "{refused}");
     }
+}
+
+#[test]
+fn what_is_told_of_a_clause_has_an_end() {
+    assert_eq!((cut("aüü", 5), cut("aüü", 4)), ("aüü".to_owned(), "aü… (5 bytes)".to_owned()));
+    let list = (0..100_000).map(|number| format!("'ü{number}'")).collect::<Vec<_>>().join(", ");
+    let predicate = parse(&format!("id IN ({list})"));
+    assert_eq!(predicate.texts["id"].len(), 100_000);
+    let written = predicate.written();
+    assert!(written.starts_with("id IN ('ü0', 'ü1'") && written.len() < 1_100 && written.ends_with(" bytes)"));
+    for wrong in [format!("id NOT IN ({list})"), format!("id IN ({list}) x"), format!("id = ({list})")] {
+        let refused = wrong.parse::<Predicate>().unwrap_err().to_string();
+        assert!(refused.len() < 600, "{} bytes", refused.len());
+    }
+    let refused = "where id = 'x'".parse::<Predicate>().unwrap_err().to_string();
+    assert!(refused.starts_with("the condition begins after the word WHERE;"), "{refused}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! Rows that come late for an expired date are taken in, and expire with the next sweep.
 
 use super::{ExpiredDate, Mode, Report, Waiting, Why, store_now_ms};
+use crate::members::PROCESS;
 use crate::metrics;
 use crate::view::View;
 use chrono::NaiveDate;
@@ -118,6 +119,7 @@ fn change(files: &[Arc<DataFile>], keep: Duration) -> Change {
         ("files", files.len().into()),
         ("rows", dates.iter().map(|expired| expired.rows).sum::<u64>().into()),
         ("bytes", dates.iter().map(|expired| expired.bytes).sum::<u64>().into()),
+        ("by", PROCESS.as_str().into()),
     ];
     Change {
         operation: "DELETE",
