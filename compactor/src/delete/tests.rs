@@ -3,7 +3,7 @@
 use super::predicate::{Predicate, TIME, cut};
 use super::prune;
 use crate::input::Input;
-use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Field, Schema};
 use chrono::{DateTime, SecondsFormat};
 use lake::parquet::FileWriter;
@@ -132,7 +132,7 @@ fn conditions() -> impl Strategy<Value = (Vec<Condition>, String)> {
 fn batch(rows: &[Row]) -> RecordBatch {
     let text = |column: usize| {
         let texts = rows.iter().map(|row| row.texts[column].as_deref());
-        Arc::new(StringArray::from_iter(texts)) as ArrayRef
+        Arc::new(StringViewArray::from_iter(texts)) as ArrayRef
     };
     let times = rows.iter().map(|row| row.time.map(|time| DAY * DAY_MICROS + time));
     let time = TimestampMicrosecondArray::from_iter(times).with_timezone(schema::ZONE);
