@@ -237,7 +237,7 @@ async fn a_compactor_that_slept_until_its_files_were_swept_commits_none_of_them(
     let awake = Lake::open(directory.path().to_str().unwrap()).unwrap();
     let table = table(&awake, &events()).await;
     append_fragments(&table, 0, 0..6).await;
-    faults.inject(Op::Put, "_delta_log", Fault::Delay(Duration::from_secs(2)), 1);
+    faults.inject(Op::Put, "_delta_log", Fault::Stall, 1);
     let mut sleeper = worker(&lake, eager());
     let (slept, swept) = tokio::join!(turn(&mut sleeper), async {
         until(async || faults.injected() > 0).await;
@@ -245,7 +245,9 @@ async fn a_compactor_that_slept_until_its_files_were_swept_commits_none_of_them(
         let written = std::fs::File::options().append(true).open(segment).unwrap();
         written.set_modified(std::time::SystemTime::now() - Duration::from_secs(25 * 3600)).unwrap();
         append_fragments(&table, 1, 0..1).await;
-        worker(&awake, Config::default()).turn(&CancellationToken::new()).await.unwrap()
+        let swept = turn(&mut worker(&awake, Config::default())).await;
+        faults.cut_off();
+        swept
     });
     assert_eq!((swept.merges, swept.deleted), (0, 1));
     // What it lost it does anew.

@@ -398,7 +398,7 @@ async fn a_deletion_that_slept_until_its_files_were_swept_commits_none_of_them()
     let Fixture { directory, faults, table, .. } = fixture().await;
     append_six(&table).await;
     let awake = Lake::open(directory.path().to_str().unwrap()).unwrap();
-    faults.inject(Op::Put, "_delta_log", Fault::Delay(Duration::from_secs(2)), 1);
+    faults.inject(Op::Put, "_delta_log", Fault::Stall, 1);
     let mut sleeper = deletion(&table, "device_id = 'd2'").await;
     let (slept, swept) = tokio::join!(sleeper.run(), async {
         until(async || faults.injected() > 0).await;
@@ -409,7 +409,9 @@ async fn a_deletion_that_slept_until_its_files_were_swept_commits_none_of_them()
         }
         let other = self::table(&awake, &events()).await;
         append_fragments(&other, 1, 0..1, Duration::ZERO).await;
-        worker(&awake, Config::default()).turn(&CancellationToken::new()).await.unwrap()
+        let swept = worker(&awake, Config::default()).turn(&CancellationToken::new()).await.unwrap();
+        faults.cut_off();
+        swept
     });
     assert_eq!((swept.merges, swept.deleted), (0, 6));
     assert!(matches!(slept.unwrap_err(), DeleteError::TooLong));

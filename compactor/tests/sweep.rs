@@ -398,10 +398,12 @@ async fn a_merge_of_files_that_expired_meanwhile_does_not_bring_their_rows_back(
     // To one of two compactors the dataset has a retention.
     let (mut merger, mut expirer) =
         (worker(&lake, config.clone()), workers(&other, config, events(Some(HOUR))).swap_remove(0));
-    faults.inject(Op::Put, "_delta_log", Fault::Delay(Duration::from_secs(2)), 1);
+    faults.inject(Op::Put, "_delta_log", Fault::Stall, 1);
     let (merged, expired) = tokio::join!(turn(&mut merger), async {
         until(async || faults.injected() > 0).await;
-        turn(&mut expirer).await
+        let expired = turn(&mut expirer).await;
+        faults.cut_off();
+        expired
     });
     assert_eq!((merged, expired), (Turn { lost: 1, ..Turn::default() }, Turn { expired: 6, ..Turn::default() }));
     assert_eq!(read(&table, None).await.len(), 0);

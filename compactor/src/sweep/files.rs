@@ -21,6 +21,8 @@ pub(super) struct Stored {
     pub(super) bytes: u64,
     /// Milliseconds since the epoch.
     pub(super) modified_ms: i64,
+    /// Whether it has a name of ours. What others put there is theirs, and no orphan.
+    pub(super) is_ours: bool,
 }
 
 /// What the table says of its files.
@@ -54,7 +56,7 @@ pub(super) fn decide(known: Known<'_>, stored: &[Stored], now_ms: i64, retention
     }
     for file in stored {
         let is_awaited = known.removed.get(&file.path).is_some_and(|removal| !is_past(removal));
-        if is_orphan(file) && !is_live(&file.path) && !is_awaited {
+        if file.is_ours && is_orphan(file) && !is_live(&file.path) && !is_awaited {
             victims.entry(file.path.clone()).or_insert(Why::Orphan);
         }
     }
@@ -72,6 +74,7 @@ pub(super) fn waiting(known: Known<'_>, stored: &[Stored], now_ms: i64, retentio
                 let since_ms = removal.at_ms.unwrap_or(now_ms);
                 removed.push((file.bytes, since_ms.saturating_add(millis(retention.removed))));
             }
+            None if !file.is_ours => {}
             None => orphans.push((file.bytes, file.modified_ms.saturating_add(millis(retention.orphans)))),
         }
     }
@@ -79,7 +82,7 @@ pub(super) fn waiting(known: Known<'_>, stored: &[Stored], now_ms: i64, retentio
     both.into_iter().filter_map(|(why, files)| Waiting::sum(why, &files)).collect()
 }
 
-/// All data files in the directories of dates that have names of ours: what others put there is theirs.
+/// All data files in the directories of dates.
 pub(super) async fn list(table: &Table) -> Result<Vec<Stored>, TableError> {
     let root = table.file_path("");
     let failed = |source| StoreError::Object { operation: "list", path: root.to_string(), source };
@@ -91,8 +94,9 @@ pub(super) async fn list(table: &Table) -> Result<Vec<Stored>, TableError> {
             let object = object.map_err(failed)?;
             let Some(parts) = object.location.prefix_match(&root) else { continue };
             let path = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-            if layout::is_ours(&path) {
-                stored.push(Stored { path, bytes: object.size, modified_ms: object.last_modified.timestamp_millis() });
+            if path.ends_with(".parquet") {
+                let (is_ours, modified_ms) = (layout::is_ours(&path), object.last_modified.timestamp_millis());
+                stored.push(Stored { path, bytes: object.size, modified_ms, is_ours });
             }
         }
     }
@@ -139,7 +143,7 @@ mod tests {
         let removed = removed.iter().map(|(path, age)| (path.to_string(), removal(*age))).collect();
         let stored: Vec<Stored> = stored
             .iter()
-            .map(|(path, age)| Stored { path: path.to_string(), bytes: 10, modified_ms: NOW - age })
+            .map(|(path, age)| Stored { path: path.to_string(), bytes: 10, modified_ms: NOW - age, is_ours: true })
             .collect();
         decide(Known { live: &live(live_paths), removed: &removed }, &stored, NOW, RETENTION)
     }
@@ -156,6 +160,7 @@ mod tests {
             path: path.to_owned(),
             bytes: 10,
             modified_ms: NOW - age,
+            is_ours: true,
         });
         assert_eq!(decide(Known { live: &live(&[]), removed: &removed }, &stored, NOW, RETENTION), []);
     }
@@ -172,6 +177,15 @@ mod tests {
         assert_eq!(deleted(&[], &[], &[("just now", 100_000), ("before", 100_240)]), []);
         let stored = [("just now", 100_000), ("old", 100_241)];
         assert_eq!(deleted(&[], &[], &stored), [("old".to_owned(), Why::Orphan)]);
+    }
+
+    #[test]
+    fn a_file_of_others_is_no_orphan_and_tells_the_time_as_well_as_any() {
+        let at = |path: &str, age, is_ours| Stored { path: path.into(), bytes: 10, modified_ms: NOW - age, is_ours };
+        let stored = [at("theirs", 100_000, false), at("ours", 241, true), at("their newest", 0, false)];
+        let known = Known { live: &live(&[]), removed: &BTreeMap::new() };
+        assert_eq!(decide(known, &stored, NOW, RETENTION), [("ours".to_owned(), Why::Orphan)]);
+        assert_eq!(waiting(known, &stored, NOW, RETENTION), []);
     }
 
     #[test]
@@ -232,8 +246,8 @@ mod tests {
             let removed: BTreeMap<String, Removal> = files.iter().filter(|(_, file)| is_known(file))
                 .map(|(path, file)| (path.clone(), removal(file.removed))).collect();
             let mut stored: Vec<Stored> = files.iter()
-                .map(|(path, file)| Stored { path: path.clone(), bytes: 1, modified_ms: file.written }).collect();
-            stored.push(Stored { path: "newest".into(), bytes: 1, modified_ms: NOW });
+                .map(|(path, file)| Stored { path: path.clone(), bytes: 1, modified_ms: file.written, is_ours: true }).collect();
+            stored.push(Stored { path: "newest".into(), bytes: 1, modified_ms: NOW, is_ours: true });
 
             // As a sweep has it, which asks the store for the time.
             let now_ms = NOW.min(NOW + skew);
@@ -255,7 +269,7 @@ mod tests {
     #[test]
     fn what_waits_is_told_with_the_time_until_it_does() {
         let removed = [("a", 50), ("b", 20), ("gone", 61)].map(|(path, age)| (path.to_owned(), removal(age))).into();
-        let at = |path: &str, age| Stored { path: path.into(), bytes: 10, modified_ms: NOW - age };
+        let at = |path: &str, age| Stored { path: path.into(), bytes: 10, modified_ms: NOW - age, is_ours: true };
         let stored = [at("a", 900), at("b", 900), at("live", 900), at("new", 40), at("old", 241), at("now", 0)];
         let live = live(&["live"]);
         let waiting = waiting(Known { live: &live, removed: &removed }, &stored, NOW, RETENTION);
