@@ -60,8 +60,9 @@ impl Stale {
             backdate(&directory.path().join("events").join(path), 48 * HOUR);
         }
         for object in table.list_log().await.unwrap() {
-            let is_old = object.name < layout::commit_path(CHECKPOINT + 1)[layout::LOG.len() + 1..].to_owned();
-            let path = directory.path().join("events").join(layout::LOG).join(object.name);
+            let path = format!("{}/{}", layout::LOG, object.name);
+            let is_old = path < layout::commit_path(CHECKPOINT + 1);
+            let path = directory.path().join("events").join(path);
             backdate(&path, if is_old { 48 * HOUR } else { HOUR });
         }
         Stale { directory, live: rows(30, 10, 8), due: due.to_vec(), latest: state.version }

@@ -125,7 +125,7 @@ async fn append(table: &Table, bytes: Bytes, rows: &RecordBatch, has_stats: bool
     stats.add(rows);
     let stats = if has_stats { stats.finish() } else { Default::default() };
     let size = bytes.len() as u64;
-    store::put_new(table.store().as_ref(), &table.file_path(&path), bytes.into()).await.unwrap();
+    store::put_new(table.store().as_ref(), &table.file_path(&path), bytes).await.unwrap();
     let file = DataFile { path, size, date, modified_ms: now_ms(), stats, ranges: Vec::new(), sorted_by };
     let change = Change { operation: "WRITE", adds: vec![file], data_change: true, ..Change::default() };
     let mut state = table.load(Keep::Txns, &[]).await.unwrap();
