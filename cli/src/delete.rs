@@ -69,6 +69,8 @@ fn predicate(args: &Delete) -> anyhow::Result<Predicate> {
     let written = if reads_stdin(args) { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
     let place = path.display();
     let written = written.with_context(|| format!("nothing was deleted: cannot read --where-file {place}"))?;
+    // Some editors begin a file with a mark that is no part of its text.
+    let written = written.trim_start_matches('\u{feff}');
     written.parse().with_context(|| format!("nothing was deleted: --where-file {place}"))
 }
 

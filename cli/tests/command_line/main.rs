@@ -282,7 +282,7 @@ fn a_condition_may_stand_in_a_file_and_what_is_wrong_with_it_is_told_with_its_na
     assert!(Running::start(up(directory.path(), "", &[])).stop().status.success());
     let ids: Vec<String> = (0..100_000).map(|id| format!("'event-{id}'")).collect();
     let many = format!("id IN (\n{}\n)\n", ids.join(",\n"));
-    write(&many);
+    write(&format!("\u{feff}{many}"));
     let output = delete("ids.sql").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(said, "dry run, nothing was deleted; no row of events at version 0 is meant\n");

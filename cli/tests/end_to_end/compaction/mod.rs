@@ -17,8 +17,6 @@ use engine::Engine;
 use std::time::{Duration, Instant};
 
 const REPLACED: &str = "lakehose_compactor_files_replaced_total";
-const READ: &str = "lakehose_compactor_rows_read_total";
-const ROWS: &str = "lakehose_compactor_rows_merged_total";
 const DELETED: &str = "lakehose_compactor_files_deleted_total";
 const FAILED: &str = "lakehose_compactor_jobs_failed_total";
 const LOST: &str = "lakehose_compactor_races_lost_total";
@@ -82,7 +80,6 @@ fn readers_see_every_event_once_all_the_time_while_files_are_merged_and_deleted(
         println!("{series}: {}", sum(&compactors, series));
     }
     assert_eq!(sum(&compactors, FAILED), 0.0);
-    assert!(sum(&compactors, READ) >= sum(&compactors, ROWS) && sum(&compactors, ROWS) > 0.0);
     ingest.stop_all(processors.into_iter().chain(compactors));
     table.assert_events(&ledger, place.path());
 }
