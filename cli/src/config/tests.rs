@@ -304,8 +304,11 @@ fn every_option_with_a_variable_is_known_to_the_environment() {
 
 #[test]
 fn a_compactor_that_would_take_files_from_queries_or_uploads_is_refused_in_one_line() {
-    let refused = problem("[compaction]\nkeep_orphans = '1h'", &[]);
-    assert!(refused.contains("[compaction]: keep_orphans is 1h") && refused.contains("at least 13h"), "{refused}");
-    let refused = problem("", &[("LAKEHOSE_COMPACTION_KEEP_REMOVED", "0s")]);
-    assert!(refused.contains("[compaction]: keep_removed is 0") && !refused.contains('\n'), "{refused}");
+    let refused = |file: &str, variables: &[(&str, &str)]| {
+        format!("{:#}", from(file, variables, Overrides::default()).unwrap_err())
+    };
+    let orphans = refused("[compaction]\nkeep_orphans = '1h'", &[]);
+    assert!(orphans.contains("[compaction]: keep_orphans is 1h") && orphans.contains("at least 13h"), "{orphans}");
+    let removed = refused("", &[("LAKEHOSE_COMPACTION_KEEP_REMOVED", "0s")]);
+    assert!(removed.contains("[compaction]: keep_removed is 0") && !removed.contains('\n'), "{removed}");
 }
