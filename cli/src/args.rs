@@ -214,6 +214,17 @@ pub struct Global {
     pub log_format: LogFormat,
 }
 
+impl Command {
+    /// Whether it works on files of a table and does nothing else.
+    pub fn only_merges(&self) -> bool {
+        match self {
+            Command::Compactor(_) | Command::Compact(_) | Command::Delete(_) => true,
+            Command::Bench(bench) => bench.only_merges(),
+            _ => false,
+        }
+    }
+}
+
 impl Args {
     /// Parses the command line. What is not to be run (help, version, a mistake) is printed, and answered with the
     /// code to exit with.

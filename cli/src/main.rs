@@ -39,12 +39,15 @@ use std::time::Duration;
 use telemetry::Telemetry;
 
 fn main() -> ExitCode {
-    allocator::bound_memory_of_threads();
-    process::raise_file_limit();
     let args = match Args::from_command_line() {
         Ok(args) => args,
         Err(answer) => return answer,
     };
+    allocator::bound_memory_of_threads(match args.command.only_merges() {
+        true => allocator::OF_MERGES,
+        false => allocator::OF_ALL_ROLES,
+    });
+    process::raise_file_limit();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {

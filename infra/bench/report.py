@@ -8,7 +8,14 @@ from math import log10
 
 DOCS = f"{os.path.dirname(os.path.abspath(__file__))}/../../docs"
 
-WHO = ["lakehose", "lakehose, an eighth of the memory", "DuckDB", "DuckDB, memory_limit 512MB", "deltalake"]
+WHO = [
+    "lakehose",
+    "lakehose, an eighth of the memory",
+    "DuckDB",
+    "DuckDB, memory_limit 512MB",
+    "deltalake",
+    "deltalake, sorted",
+]
 COMPARED = [
     ("rows", "**rows/s per core**"),
     ("bytes", "MB/s per core, of the fragments"),

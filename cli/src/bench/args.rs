@@ -18,6 +18,13 @@ pub struct Bench {
     pub json: bool,
 }
 
+impl Bench {
+    /// Whether this is the process whose memory is measured.
+    pub fn only_merges(&self) -> bool {
+        matches!(self.what, Some(What::Compaction(_)))
+    }
+}
+
 /// What is measured without anything else running.
 #[derive(Debug, Subcommand)]
 pub enum What {

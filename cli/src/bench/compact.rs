@@ -23,10 +23,11 @@ use tokio::process::Command;
 const OURS: [(&str, u64); 2] = [("lakehose", 1), ("lakehose, an eighth of the memory", 8)];
 
 /// What `--peers` is asked for, and under which name its figures stand.
-const PEERS: [(&str, &[&str]); 3] = [
+const PEERS: [(&str, &[&str]); 4] = [
     ("DuckDB", &["duckdb"]),
     ("DuckDB, memory_limit 512MB", &["duckdb", "--memory", "512MB"]),
     ("deltalake", &["deltalake"]),
+    ("deltalake, sorted", &["deltalake", "--sorted"]),
 ];
 
 /// Makes a table of fragments, compacts copies of it, and prints what that took.
