@@ -1,15 +1,16 @@
 //! Merges sorted files into fewer: a k-way merge, row by row in the table's order, from the store to the store.
 //!
 //! ```text
-//! inputs, as many as fit          footers first; a file in another order becomes sorted runs
+//! inputs, as many as fit          on this machine, footers first; a file in another order becomes sorted runs
 //!   └─ duplicates                 the copies to leave out
-//!       └─ cursors, smallest row first  ──interleave──▶  row group  ──parts──▶  files of a segment
+//!       └─ cursors ──tournament──▶ smallest row first ──interleave──▶ row group ──parts──▶ files of a segment
 //! ```
 //!
 //! Memory is bounded by [`Budget`], whatever the number and the size of the inputs: half of it for reading (a job takes
 //! only as many inputs as fit, the rest is left to a later one), an eighth for the row group being written and as much
 //! again while it is handed to the upload, a sixteenth for parts under way. The search for copies and the sorting of runs
-//! come before the merge and stay within it. A row larger than all that can exceed it, but events are bounded.
+//! come before the merge and stay within it. A row larger than all that can exceed it, but events are bounded. What grows
+//! with a job is what its inputs take on the disk of this machine, if the store is not there itself.
 //!
 //! Inputs may be older than columns of the table, or hold a narrower type: the output has the table's columns as they are
 //! when the merge starts. A column that the table does not know is never dropped: such a file is not merged.

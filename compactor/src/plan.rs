@@ -21,6 +21,7 @@ mod overlap;
 
 use chrono::NaiveDate;
 use lake::DataFile;
+use lake::parquet::ROW_GROUP_ROWS;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,17 +60,17 @@ pub struct MergeJob {
 /// A group of files that may become a job.
 type Group = Vec<Arc<DataFile>>;
 
-/// Memory that an open input takes, a guess; the merge counts again when it knows the footers. It is guessed rather high:
-/// if it were too low, a merge would take fewer files than were planned, and could not make large ones narrow, which
-/// would be planned again and again. So many times the stored bytes are the rows in memory, of which small batches are
-/// there, and so many times a page of each column: a part of a small file, and not much of a large one unless its rows
-/// are large, for a page ends after so many rows at the earliest.
-const MEMORY_OF_ROWS: u64 = 5;
+/// Memory that an open input takes, a guess; the merge counts again when it knows the footers. Of a small file it is small
+/// batches of rows, and as much again as so many thirds of its size for a page of each column. A large one has pages of
+/// full size and dictionaries, and a row group where it is written. If that were guessed too low, a merge would take fewer
+/// files than were planned, could not make them narrow, and they would be planned again and again; and as high as it is,
+/// a date of some gigabytes is cut into 7 layers and not left in 18, which jobs of more files write as narrow ones.
 const MEMORY_OF_BATCHES: u64 = 384 << 10;
-const BATCHES: u64 = 3;
-const PART_IN_PAGES: u64 = 3;
-const MEMORY_OF_PAGES: u64 = 6 << 20;
-const ROWS_OF_PAGE: u64 = 1_024;
+const THIRDS_IN_PAGES: u64 = 5;
+const MEMORY: u64 = 16 << 20;
+const MEMORY_OF_PAGES: u64 = 10 << 20;
+/// Merges write row groups of an eighth of their memory at most, of which inputs have half.
+const ROW_GROUPS: u64 = 4;
 
 /// The merges that are worth it at `now_ms` (milliseconds since the epoch), oldest date first.
 pub fn plan(files: &[Arc<DataFile>], now_ms: i64, policy: &Policy) -> Vec<MergeJob> {
@@ -105,11 +106,9 @@ impl Policy {
 
     /// Memory that the file takes when it is read, about.
     fn memory(&self, file: &DataFile) -> u64 {
-        let rows = file.size.saturating_mul(MEMORY_OF_ROWS);
-        let row = rows.checked_div(file.rows()).unwrap_or(rows);
-        let of_pages = MEMORY_OF_PAGES.saturating_add(row.saturating_mul(ROWS_OF_PAGE));
-        let pages = (rows / PART_IN_PAGES).max(rows.min(row.saturating_mul(ROWS_OF_PAGE))).min(of_pages);
-        pages + rows.saturating_mul(BATCHES).min(MEMORY_OF_BATCHES)
+        let row_group = file.size.checked_div(file.rows()).unwrap_or_default().saturating_mul(ROW_GROUP_ROWS as u64);
+        let large = MEMORY.max(row_group.min(self.max_memory / ROW_GROUPS) + MEMORY_OF_PAGES);
+        (file.size.saturating_mul(THIRDS_IN_PAGES) / 3 + MEMORY_OF_BATCHES).min(large)
     }
 
     /// Cuts files into groups as large as one merge may be, and keeps those that are worth it.
