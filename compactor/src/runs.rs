@@ -14,7 +14,7 @@ use lake::sort::SortKeys;
 use std::io::BufWriter;
 
 /// Bytes of a run's row groups: every run is an input of the merge, and many must fit in memory side by side.
-const ROW_GROUP_BYTES: usize = 1 << 20;
+const ROW_GROUP_BYTES: u64 = 1 << 20;
 
 /// Memory that reading a run takes at most.
 pub(crate) const COST: u64 = 4 << 20;
@@ -29,17 +29,19 @@ pub(crate) async fn sort(
     let columns = in_memory(&schema.arrow);
     let keys = SortKeys::new(&columns, order)?;
     let mut batches = input.rows_of(columns)?;
+    // Not what batches hold: they share pages.
+    let row_bytes = input.row_bytes() / input.rows().max(1);
     let (mut runs, mut rows, mut bytes) = (Vec::new(), Vec::new(), 0);
     while let Some(batch) = batches.next().await? {
-        bytes += batch.get_array_memory_size() as u64;
+        bytes += batch.num_rows() as u64 * row_bytes;
         rows.push(batch);
         if bytes >= run_bytes {
-            runs.push(write(&std::mem::take(&mut rows), schema, order, &keys, &input.path)?);
+            runs.push(write(&std::mem::take(&mut rows), schema, order, &keys, row_bytes, &input.path)?);
             bytes = 0;
         }
     }
     if !rows.is_empty() {
-        runs.push(write(&rows, schema, order, &keys, &input.path)?);
+        runs.push(write(&rows, schema, order, &keys, row_bytes, &input.path)?);
     }
     Ok(runs)
 }
@@ -49,6 +51,7 @@ fn write(
     schema: &TableSchema,
     order: &[String],
     keys: &SortKeys,
+    row_bytes: u64,
     path: &str,
 ) -> Result<Input, MergeError> {
     let rows = concat_batches(rows[0].schema_ref(), rows)?;
@@ -60,8 +63,7 @@ fn write(
     let file = tempfile::tempfile()?;
     let failed = |source| MergeError::Write { path: path.to_owned(), source };
     let mut writer = FileWriter::new(BufWriter::new(file), schema, order).map_err(failed)?;
-    let row_bytes = rows.get_array_memory_size() / rows.num_rows().max(1);
-    for part in sorted.chunks((ROW_GROUP_BYTES / row_bytes.max(1)).clamp(16, 8_192)) {
+    for part in sorted.chunks((ROW_GROUP_BYTES / row_bytes.max(1)).clamp(16, 8_192) as usize) {
         let part = take_record_batch(&rows, &UInt32Array::from(part.to_vec()))?;
         writer.write(&part).map_err(failed)?;
         writer.end_row_group().map_err(failed)?;
