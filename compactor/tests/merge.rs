@@ -170,6 +170,26 @@ fn device_rows(fragment: i64, rows: i64) -> Vec<Row> {
     (0..rows).map(|row| Row::new(&format!("d{:03}", row % 50), row * 10 + fragment, 0, fragment * rows + row)).collect()
 }
 
+/// Requests are what a store like S3 charges for, and what a merge would wait for.
+#[tokio::test]
+async fn a_store_is_asked_once_for_each_input_however_often_it_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lake, faults) = faulty_lake(directory.path()).unwrap();
+    let table = table(&lake, &dataset(true, &["device_id", "time"])).await;
+    let mut inputs = Vec::new();
+    for fragment in 0..3 {
+        // The last is sorted first, and the search for copies comes before the merge.
+        let sorting = (fragment < 2).then(|| by(&["device_id", "time"]));
+        inputs.push(write_fragment(&table, table.schema(), &device_rows(fragment, 40_000), sorting.as_deref()).await);
+    }
+    assert!(inputs.iter().all(|input| input.size > 100 << 10), "{inputs:?}");
+    let asked_before = faults.calls(Op::Get);
+    let settings = settings(&["device_id", "time"]);
+    let merged = merge(&table, &job(inputs), &settings, &CancellationToken::new()).await.unwrap();
+    assert_eq!(faults.calls(Op::Get) - asked_before, merged.inputs.len());
+    assert_eq!((merged.inputs.len(), merged.rows()), (3, 120_000));
+}
+
 #[tokio::test]
 async fn a_file_that_is_not_in_the_order_it_claims_fails_the_merge_and_is_sorted_in_the_next() {
     let fixture = fixture().await;
