@@ -64,9 +64,9 @@ type Group = Vec<Arc<DataFile>>;
 /// batches of rows, and as much again as so many thirds of its size for a page of each column. A large one has pages of
 /// full size and dictionaries, and a row group where it is written. If that were guessed too low, a merge would take fewer
 /// files than were planned, could not make them narrow, and they would be planned again and again; and as high as it is,
-/// a date of some gigabytes is cut into 7 layers and not left in 18, which jobs of more files write as narrow ones.
+/// a date of some gigabytes is cut into 6 layers and not left in 18, which jobs of more files write as narrow ones.
 const MEMORY_OF_BATCHES: u64 = 384 << 10;
-const THIRDS_IN_PAGES: u64 = 5;
+const THIRDS_IN_PAGES: u64 = 2;
 const MEMORY: u64 = 16 << 20;
 const MEMORY_OF_PAGES: u64 = 10 << 20;
 /// Merges write row groups of an eighth of their memory at most, of which inputs have half.

@@ -70,9 +70,9 @@ fn a_backlog_of_fragments_is_merged_in_bounded_jobs() {
     let inputs =
         |files: &[u64]| plan(&files_of(files), 0, &policy()).iter().map(|job| job.inputs.len()).collect::<Vec<_>>();
     assert_eq!(inputs(&[MIB / 100; 1000]), [128, 128, 128, 128, 128, 128, 128, 104]);
-    // In memory, an input of 2 MiB takes 3.7 and one of 20 MiB takes 16.
-    assert_eq!(inputs(&[2 * MIB; 100]), [69, 31]);
-    assert_eq!(inputs(&[20 * MIB; 100]), [16, 16, 16, 16, 16, 16, 4]);
+    // In memory, an input of 8 MiB takes 5.7 and one of 40 MiB takes 16.
+    assert_eq!(inputs(&[8 * MIB; 100]), [44, 44, 12]);
+    assert_eq!(inputs(&[40 * MIB; 100]), [16, 16, 16, 16, 16, 16, 4]);
 }
 
 #[test]
