@@ -214,8 +214,9 @@ impl Crew {
     /// Takes every fault back and waits until all posts are filled.
     pub fn heal(&mut self) -> u64 {
         let met = self.proxy.heal();
-        let now = Instant::now();
-        self.broker_thaws = self.broker_thaws.map(|_| now);
+        if self.broker_thaws.take().is_some() {
+            self.broker.thaw();
+        }
         for post in &mut self.processors {
             post.thaw();
         }
