@@ -44,7 +44,8 @@ pub async fn run(args: &args::Compact, config: &Config, telemetry: Telemetry) ->
     match done.failed {
         0 => Ok(()),
         failed => bail!(
-            "{failed} merges of {} failed and left their files as they are; the log lines above say why",
+            "{} of {} failed, with the files as they were; the log lines above say why",
+            counted(failed, "merge"),
             args.dataset
         ),
     }
