@@ -87,7 +87,7 @@ impl Cursors {
         let end = loop {
             let cursor = &mut self.cursors[first];
             cursor.row += 1;
-            let (end, has_ended) = (cursor.row, cursor.row == cursor.codes.len());
+            let (end, has_ended) = (cursor.row, cursor.has_ended());
             if has_ended {
                 self.load(first).await?;
             }

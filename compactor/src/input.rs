@@ -170,7 +170,7 @@ impl Input {
         writer.is_some_and(|writer| writer.starts_with(lake::parquet::WRITER))
     }
 
-    /// Starts reading, from the first row. `columns` are those wanted, which the file may lack.
+    /// Starts reading, from the first row. `columns` are those wanted, which the file may lack; they come [`in_memory`].
     pub(crate) fn rows_of(&self, columns: SchemaRef) -> Result<Batches, MergeError> {
         self.rows_in(None, columns)
     }
@@ -178,6 +178,7 @@ impl Input {
     /// The same, of some of its row groups, in their order; `None`: of all.
     pub(crate) fn rows_in(&self, groups: Option<Vec<usize>>, columns: SchemaRef) -> Result<Batches, MergeError> {
         let failed = |source| MergeError::Read { path: self.path.clone(), source };
+        let columns = in_memory(&columns);
         let names = columns.fields().iter().map(|field| field.name().as_str());
         let mask = ProjectionMask::columns(self.metadata.parquet_schema(), names);
         let row_bytes = self.row_bytes() / self.rows().max(1);

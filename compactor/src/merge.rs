@@ -231,7 +231,7 @@ async fn expect_stored(table: &Table, file: &DataFile) -> Result<(), MergeError>
 }
 
 async fn read_through(table: &Table, file: &DataFile) -> Result<(), MergeError> {
-    let mut batches = open_input(table, file).await?.rows_of(in_memory(&table.schema().arrow))?;
+    let mut batches = open_input(table, file).await?.rows_of(Arc::clone(&table.schema().arrow))?;
     while batches.next().await?.is_some() {}
     Ok(())
 }

@@ -3,12 +3,13 @@
 //! All of them is read back from the store: a file that was torn on its way, or that a bug made, is never committed.
 
 use crate::checksum::RowHasher;
-use crate::input::{Input, in_memory};
+use crate::input::Input;
 use crate::merge::{MergeError, Merged};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
 use lake::stats::StatsCollector;
 use lake::{DataFile, OffsetRange, Table};
+use std::sync::Arc;
 
 /// Whether the files together hold the rows of the inputs less the duplicates, each in its ranges, with its statistics.
 pub async fn verify(table: &Table, merged: &Merged) -> Result<(), MergeError> {
@@ -51,7 +52,7 @@ impl Found {
     async fn add(&mut self, table: &Table, file: &DataFile, hasher: &RowHasher) -> Result<(), MergeError> {
         let schema = table.schema();
         let input = Input::of(table, file).await?;
-        let mut batches = input.rows_of(in_memory(&schema.arrow))?;
+        let mut batches = input.rows_of(Arc::clone(&schema.arrow))?;
         let mut stats = StatsCollector::new(schema);
         let (mut hashes, mut out_of_range) = (Vec::new(), None);
         while let Some(batch) = batches.next().await? {

@@ -8,13 +8,14 @@ use super::predicate::Predicate;
 use super::prune;
 use super::report::DeleteError;
 use crate::checksum::RowHasher;
-use crate::input::{Input, in_memory};
+use crate::input::Input;
 use crate::merge::{Budget, MergeError};
 use crate::sink::Sink;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use lake::stats::StatsCollector;
 use lake::{DataFile, Table, layout, range};
+use std::sync::Arc;
 use std::time::Instant;
 use uuid::Uuid;
 
@@ -36,7 +37,7 @@ pub(super) async fn count(
     file: &DataFile,
     input: &Input,
 ) -> Result<u64, MergeError> {
-    let columns = predicate.columns(&in_memory(&table.schema().arrow))?;
+    let columns = predicate.columns(&table.schema().arrow)?;
     if columns.fields().is_empty() {
         return Ok(if predicate.takes_date(file.date) { input.rows() } else { 0 });
     }
@@ -126,7 +127,7 @@ async fn copy(
 ) -> Result<(Sum, Sum), MergeError> {
     let mut all = Sum::default();
     let mut left_out = all.clone();
-    let mut batches = input.rows_of(in_memory(&table.schema().arrow))?;
+    let mut batches = input.rows_of(Arc::clone(&table.schema().arrow))?;
     while let Some(batch) = batches.next().await? {
         all.add(&batch);
         let meant = predicate.matches(&batch, file.date);
@@ -153,7 +154,7 @@ async fn verify(
     let input = Input::of(table, successor).await?;
     let mut found = Sum { rows: 0, checksum: 0, ..kept.clone() };
     let (mut stats, mut meant) = (StatsCollector::new(table.schema()), 0);
-    let mut batches = input.rows_of(in_memory(&table.schema().arrow))?;
+    let mut batches = input.rows_of(Arc::clone(&table.schema().arrow))?;
     while let Some(batch) = batches.next().await? {
         found.add(&batch);
         stats.add(&batch);

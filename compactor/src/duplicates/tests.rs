@@ -1,5 +1,4 @@
 use super::*;
-use crate::input::in_memory;
 use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray};
 use lake::parquet::FileWriter;
 use lake::schema::TableSchema;
@@ -41,7 +40,7 @@ fn left_out(files: &[Vec<Row>], memory: u64) -> Vec<Row> {
             store.put(&location, bytes.into()).await.unwrap();
             inputs.push(Input::open(Arc::clone(&store), location, &name, size).await.unwrap());
         }
-        let duplicates = Duplicates::find(&inputs, &in_memory(&arrow), memory).await.unwrap();
+        let duplicates = Duplicates::find(&inputs, &arrow, memory).await.unwrap();
         for rows in files {
             left_out.extend(duplicates.among(&batch(rows), 0..rows.len()).into_iter().map(|row| rows[row]));
         }
